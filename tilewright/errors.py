@@ -1,0 +1,113 @@
+"""Two families of failure, never mixed, and the renderer that draws a caret under the author's line.
+
+`KernelError` and its children are the author's mistakes: short, with file, line, column and one thing to
+try. `CompilerBug` is ours: it keeps the traceback and the program text and asks to be reported.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Sequence
+
+from tilewright.span import Span
+
+
+class KernelError(Exception):
+    """A mistake in a kernel or in its arguments.
+
+    message: what was found and what was wanted, one sentence.
+    span:    where the author wrote it, if a line is to blame.
+    notes:   further facts, one per line (shapes, where an operand came from).
+    help:    one thing to try.
+    """
+
+    def __init__(
+        self, message: str, span: Span | None = None, notes: Sequence[str] = (), help: str | None = None
+    ) -> None:
+        self.message = message
+        self.span = span
+        self.notes = tuple(notes)
+        self.help = help
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+class ParserError(KernelError):
+    """Root of what the front end refuses (names follow language.md 1.9)."""
+
+
+class ParserSyntaxError(ParserError):
+    """A statement or expression in a form that the language does not have."""
+
+
+class UnsupportedFeatureError(ParserError):
+    """Python that is fine elsewhere, but not in a kernel."""
+
+
+class UndefinedVariableError(ParserError):
+    """A name that is not bound here."""
+
+
+class ParserTypeError(ParserError):
+    """Values of the wrong kind, shape or dtype."""
+
+
+class InvalidOperationError(ParserError):
+    """An operator that does not exist, or whose shape or dtype rule is broken."""
+
+
+class ArgumentError(KernelError, TypeError):
+    """A call with arguments that the kernel cannot take: count, dtype, rank, shape, device, layout, overlap."""
+
+
+class ArgumentValueError(KernelError, ValueError):
+    """A call whose argument has the right type and an impossible value."""
+
+
+class BoundsError(KernelError, IndexError):
+    """A window or an element outside its tensor, found at run time before the access."""
+
+
+class CompilerBug(Exception):
+    """The compiler broke its own rules. Nothing the author did; please report it with this text."""
+
+    def __init__(self, message: str, program: str | None = None) -> None:
+        text = f"{message}\n(this is a bug in tilewright, not in your kernel; please report it with this text)"
+        super().__init__(text if program is None else f"{text}\n\n{program}")
+
+
+def render(error: KernelError) -> str:
+    """`file:line:col: error: message`, the source line with carets, notes and help (style.md habit 8)."""
+    lines = []
+    if error.span is None:
+        lines.append(f"error: {error.message}")
+        margin = 0
+    else:
+        lines.append(f"{error.span}: error: {error.message}")
+        margin = len(str(error.span.line)) + 2
+        lines += _excerpt(error.span, margin)
+        caller = error.span.caller
+        while caller is not None:
+            lines.append(f"{caller}: note: inlined here")
+            lines += _excerpt(caller, margin)
+            caller = caller.caller
+    indent = " " * (margin + 1)
+    lines += [f"{indent} = {note}" for note in error.notes]
+    if error.help is not None:
+        lines.append(f"{indent} = help: {error.help}")
+    return "\n".join(lines)
+
+
+def _excerpt(span: Span, margin: int) -> list[str]:
+    """The source line and a row of carets under the span; nothing when the source cannot be read."""
+    text = linecache.getline(span.file, span.line).rstrip("\n")
+    if not text:
+        return []
+    # `ast` counts columns in UTF-8 bytes; carets count characters.
+    raw = text.encode()
+    start = len(raw[: span.col].decode(errors="ignore"))
+    end = len(raw[: span.end_col].decode(errors="ignore")) if span.end_line == span.line else len(text)
+    carets = " " * start + "^" * max(1, end - start)
+    return [f"{span.line:>{margin + 1}} | {text}", f"{'':>{margin + 1}} | {carets}"]

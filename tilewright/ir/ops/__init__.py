@@ -1,0 +1,18 @@
+"""The operator table, filled by one module per family."""
+
+from tilewright.ir.ops import control, elementwise, matmul, memory, reduce, scalar, shape
+from tilewright.ir.ops.table import TABLE, Operator, RuleBroken, lookup
+
+__all__ = [
+    "TABLE",
+    "Operator",
+    "RuleBroken",
+    "control",
+    "elementwise",
+    "lookup",
+    "matmul",
+    "memory",
+    "reduce",
+    "scalar",
+    "shape",
+]
