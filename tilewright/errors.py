@@ -70,6 +70,20 @@ class BoundsError(KernelError, IndexError):
     """A window or an element outside its tensor, found at run time before the access."""
 
 
+def outside(
+    subject: str, access: str, axis: int, offset: int, count: int, extent: int, span: Span | None = None
+) -> BoundsError:
+    """The error for elements [offset, offset + count) of an axis that has `extent`; both back ends raise this one."""
+    name = subject.split(".")[0]
+    verb = "write" if access == "write" else "read"
+    return BoundsError(
+        f"{verb} outside {name}: axis {axis} has {extent} elements, wanted {offset} to {offset + count}",
+        span,
+        notes=(f"the window starts at {offset} and takes {count}",),
+        help="keep the offset inside, or give the part that exists with valid_shape",
+    )
+
+
 class CompilerBug(Exception):
     """The compiler broke its own rules. Nothing the author did; please report it with this text."""
 

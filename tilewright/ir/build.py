@@ -34,6 +34,7 @@ class Builder:
     def op(
         self,
         name: str,
+        /,
         operands: Sequence[Operand] = (),
         hint: str = "v",
         span: Span | None = None,
@@ -46,13 +47,14 @@ class Builder:
         self._blocks[-1].append(op)
         return op
 
-    def value(self, name: str, operands: Sequence[Operand] = (), hint: str = "v", **attrs: Attr) -> Value:
+    def value(self, name: str, /, operands: Sequence[Operand] = (), hint: str = "v", **attrs: Attr) -> Value:
         """Append an op with one result and give that result."""
         return self.op(name, operands, hint, **attrs).result
 
     def structured(
         self,
         name: str,
+        /,
         operands: Sequence[Operand],
         blocks: Sequence[Block],
         types: Sequence[Type] = (),
@@ -79,6 +81,14 @@ class Builder:
             yield ops
         finally:
             self._blocks.pop()
+
+    def mark(self) -> dict[str, int]:
+        """The names in use so far, to go back to when an attempt is discarded."""
+        return dict(self._taken)
+
+    def reset(self, mark: dict[str, int]) -> None:
+        """Forget the names made since `mark`; the ops that carry them must be gone."""
+        self._taken = dict(mark)
 
     @property
     def ops(self) -> tuple[Op, ...]:

@@ -53,12 +53,16 @@ def _matmul_acc(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]
     return (product,)
 
 
-@operator("pack", "b")
+@operator("pack", "b, k, n")
 def _pack(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """b [K, N] (or [N, K] with attrs['trans']) copied into streaming order for attrs['kernel']."""
+    """b [K, N] (or [N, K] with attrs['trans']) copied into the order that the microkernel streams.
+
+    Only the first k rows and n columns of op(b) are read; the rest of the panel is 0.
+    """
     b = tile(operands[0], "b")
-    k, n = b.shape if not attrs.get("trans") else b.shape[::-1]
-    return (PanelType(k, n, b.dtype),)
+    integers(operands[1:], 2, "valid extents")
+    rows, columns = b.shape if not attrs.get("trans") else b.shape[::-1]
+    return (PanelType(rows, columns, b.dtype),)
 
 
 @operator("matmul_packed", "a, panel, m")
@@ -78,5 +82,3 @@ def _matmul_packed_acc(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Typ
         raise RuleBroken(f"the accumulator is {operands[0].type}, the product is {product[0]}")
     return product
 
-
-__all__ = ["ACCUMULATOR", "BF16", "FP16", "accumulator_dtype"]

@@ -37,7 +37,10 @@ def window_shape(t: TensorType, attrs: Attrs) -> tuple[int, ...]:
 
 @operator("create", "")
 def _create(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """Fresh tensor attrs['shape'] of attrs['dtype'], filled with attrs['value'] (0 when absent)."""
+    """Fresh tensor attrs['shape'] of attrs['dtype'], filled with attrs['value'] (0 when absent).
+
+    attrs['fill'] == False: every element is stored before it is read, so the contents do not matter.
+    """
     return (tensor_type(tuple(attrs["shape"]), attrs["dtype"]),)
 
 

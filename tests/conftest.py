@@ -1,0 +1,23 @@
+"""What every test gets: verified passes, and `@pytest.mark.isa("avx512f")` for CPU features."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_configure() -> None:
+    # Tests look at the program after every pass; in production the knob is off.
+    os.environ.setdefault("TILEWRIGHT_VERIFY", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = [feature for mark in item.iter_markers("isa") for feature in mark.args]
+    if not wanted:
+        return
+    from tilewright.machine import host
+
+    missing = [feature for feature in wanted if not host().has(feature)]
+    if missing:
+        pytest.skip(f"this CPU lacks {', '.join(missing)}")

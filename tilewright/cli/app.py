@@ -1,0 +1,35 @@
+"""`tilewright VERB ...`: the verbs and what happens when one fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from tilewright.cli.check import check
+from tilewright.cli.doctor import doctor
+from tilewright.cli.show import show
+from tilewright.errors import KernelError
+
+app = typer.Typer(
+    help="Tile kernels in Python, compiled for this CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(check)
+app.command()(show)
+app.command()(doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 a mismatch or a mistake in a kernel, 2 a bad option.
+
+    A KernelError is printed as it is, the author's line with a caret; anything else keeps its traceback.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="tilewright")
+    except KernelError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

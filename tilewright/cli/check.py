@@ -1,0 +1,250 @@
+"""`tilewright check`: run kernels on seeded inputs and judge every output against the Torch reference."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tilewright.cli import options
+from tilewright.cli.console import console, seconds
+from tilewright.errors import ArgumentValueError
+
+if TYPE_CHECKING:
+    from tilewright.golden import OutputReport, RunResult
+    from tilewright.golden.spec import Spec
+    from tilewright.models.deepseek_v4.config import Rope
+    from tilewright.models.deepseek_v4.registry import Entry
+
+# Warm calls that are timed, the median of which is shown. The interpreter takes long and needs only the
+# one that shows its result to repeat.
+REPEATS = {"native": 9, "interpreter": 1}
+BASELINE_REPEATS = 3
+
+ALL = "all"
+# What `check all` runs for each kernel unless an option says otherwise: every path on the small preset,
+# and the model's own size where a back end is fast enough to be worth waiting for.
+SWEEP: tuple[tuple[str, str, Rope], ...] = (
+    ("demo", "interpreter", "plain"),
+    ("demo", "native", "plain"),
+    ("demo", "native", "yarn"),
+    ("flash", "native", "plain"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One check: which kernel, on which inputs, run how."""
+
+    kernel: str
+    preset: str
+    backend: str
+    rope: Rope
+    tokens: int | None
+    start_pos: int | None
+    max_seq: int | None
+    seed: int
+    threads: int | None
+    baseline: bool
+
+
+def check(
+    kernel: Annotated[
+        str,
+        typer.Argument(
+            metavar="KERNEL", help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), or all."
+        ),
+    ],
+    start_pos: options.StartPos = None,
+    preset: Annotated[
+        options.Preset | None, typer.Option(help="Model size. [default: flash; all: demo and flash]")
+    ] = None,
+    tokens: options.Tokens = None,
+    seed: options.Seed = 0,
+    backend: Annotated[
+        options.Backend | None, typer.Option(help="What runs the kernel. [default: native; all: both]")
+    ] = None,
+    rope: Annotated[
+        options.RopeTable | None, typer.Option(help="RoPE table. [default: plain; all: both]")
+    ] = None,
+    threads: options.Threads = None,
+    max_seq: options.MaxSeq = None,
+    baseline: Annotated[bool, typer.Option(help="Also time the reference in FP32 Torch.")] = True,
+) -> None:
+    """Check a kernel against its Torch reference; exit status 1 if any element is wrong.
+
+    Outputs are poisoned before the kernel runs, the memory around them is guarded, and a second run must
+    give the same bits.
+    """
+    out = console()
+    asked = Request(
+        kernel,
+        preset.value if preset else "flash",
+        backend.value if backend else "native",
+        rope.value if rope else "plain",
+        tokens,
+        start_pos,
+        max_seq,
+        seed,
+        threads,
+        baseline,
+    )
+    if kernel == ALL:
+        requests = list(_sweep(asked, preset, backend, rope))
+    else:
+        requests = [asked]
+    failed = 0
+    for request in requests:
+        failed += not run_one(request, out)
+    if len(requests) > 1:
+        verdict = "[green]all passed[/]" if not failed else f"[red]{failed} failed[/]"
+        out.print(f"{len(requests)} checks, {verdict}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def kernel_main(name: str) -> None:
+    """What `python -m` of a kernel's module does: `tilewright check NAME` with the options given to it."""
+    import sys
+
+    from tilewright.cli.app import main
+
+    main(["check", name, *sys.argv[1:]])
+
+
+def _sweep(
+    asked: Request,
+    preset: options.Preset | None,
+    backend: options.Backend | None,
+    rope: options.RopeTable | None,
+) -> Iterator[Request]:
+    """The requests of `check all`; an option given narrows the sweep to its value."""
+    from tilewright.models.deepseek_v4.registry import KERNELS
+
+    ways = dict.fromkeys(
+        (
+            preset.value if preset else way_preset,
+            backend.value if backend else way_backend,
+            rope.value if rope else way_rope,
+        )
+        for way_preset, way_backend, way_rope in SWEEP
+    )
+    for name in KERNELS:
+        for way_preset, way_backend, way_rope in ways:
+            yield replace(asked, kernel=name, preset=way_preset, backend=way_backend, rope=way_rope)
+
+
+def run_one(request: Request, out: Console) -> bool:
+    """Run one check and print it; True when it passed.
+
+    Raises typer.BadParameter for an unknown kernel or inputs that cannot be made, and whatever the
+    compiler raises.
+    """
+    from tilewright.golden import run_jit
+    from tilewright.models.deepseek_v4.config import PRESETS
+
+    entry, tokens, specs = prepare(request)
+    cfg = PRESETS[request.preset]
+    out.print(_heading(request, entry, tokens))
+    result = run_jit(
+        entry.build(cfg),
+        specs,
+        golden_fn=entry.golden(cfg),
+        runtime_cfg={"backend": request.backend, "threads": request.threads, "log_level": "quiet"},
+        compare_fn=entry.checks(cfg),
+        strict=True,
+        repeats=REPEATS[request.backend],
+    )
+    plain = _baseline(entry, request.preset, specs) if request.baseline else None
+    show_result(result, plain, out)
+    return result.passed
+
+
+def prepare(request: Request) -> tuple[Entry, int, list[Spec]]:
+    """(kernel, tokens, specs of its inputs); raises typer.BadParameter where the request makes no sense."""
+    from tilewright.models.deepseek_v4.config import PRESETS
+    from tilewright.models.deepseek_v4.registry import Inputs, find
+
+    try:
+        entry = find(request.kernel)
+        tokens = entry.tokens if request.tokens is None else request.tokens
+        asked = Inputs(tokens, request.start_pos, request.max_seq, request.seed, request.rope)
+        return entry, tokens, entry.specs(PRESETS[request.preset], asked)
+    except ArgumentValueError as error:
+        raise typer.BadParameter(error.message) from error
+    except KeyError as error:
+        raise typer.BadParameter(str(error.args[0])) from error
+
+
+def _heading(request: Request, entry: Entry, tokens: int) -> str:
+    at = "drawn positions" if request.start_pos is None else f"start_pos {request.start_pos}"
+    if request.start_pos is None and entry.name.startswith("prefill"):
+        at = "start_pos 0"
+    threads = "" if request.threads is None else f"  threads {request.threads}"
+    return (
+        f"[bold]{entry.name}[/]  {request.preset}  {tokens} tokens  {at}  rope {request.rope}"
+        f"  {request.backend}{threads}  seed {request.seed}"
+    )
+
+
+def _baseline(entry: Entry, preset: str, specs: list[Spec]) -> float:
+    """Median seconds of the reference in FP32, all weights widened inside the call."""
+    import torch
+
+    from tilewright.golden import ScalarSpec
+    from tilewright.models.deepseek_v4.config import PRESETS
+
+    values = {s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs}
+    times = []
+    for _ in range(1 + BASELINE_REPEATS):
+        started = time.perf_counter()
+        entry.reference(values, PRESETS[preset], torch.float32)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def show_result(result: RunResult, baseline: float | None, out: Console) -> None:
+    """The table of outputs, the times, and everything that is wrong."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("", "output", "shape", "dtype", "judged by", "outside", "worst element"):
+        table.add_column(title, justify="right" if title == "outside" else "left", overflow="fold")
+    for report in result.outputs:
+        table.add_row(*_row(report))
+    out.print(table)
+    for report in result.outputs:
+        for note in report.notes:
+            out.print(f"  {report.name}: {note}", style="dim")
+    out.print(_times(result, baseline))
+    if result.error:
+        out.print(result.error, style="red", markup=False)
+    out.print("[green]PASS[/]\n" if result.passed else "[red]FAIL[/]\n")
+
+
+def _row(report: OutputReport) -> tuple[str, ...]:
+    verdict = "[green]pass[/]" if report.passed else "[red]FAIL[/]"
+    shape = " x ".join(map(str, report.shape))
+    share = "" if report.share is None else f"{report.outside} ({report.share:.3%})"
+    worst = "" if report.worst is None else escape(str(report.worst))
+    if report.worst is not None and report.worst.ratio == 0:
+        worst = "all equal"
+    dtype = str(report.dtype).removeprefix("torch.")
+    return verdict, report.name, shape, dtype, report.policy, share, worst
+
+
+def _times(result: RunResult, baseline: float | None) -> str:
+    parts = []
+    if result.compile_seconds is not None:
+        parts.append(f"compile {seconds(result.compile_seconds)}")
+    if result.bench is not None:
+        bench = result.bench
+        parts.append(f"run {seconds(bench.median)} (median of {len(bench.warm)}; first {seconds(bench.first)})")
+        if baseline is not None:
+            parts.append(f"FP32 Torch {seconds(baseline)} ({baseline / bench.median:.1f}x)")
+    return "   ".join(parts)

@@ -1,0 +1,1 @@
+"""From IR to machine code; one folder for each way of getting there."""

@@ -1,0 +1,290 @@
+"""Element-wise arithmetic on `n` lanes at once (n = 1 is a plain scalar): what each operator is on a CPU.
+
+A lane holds the element as it lies in memory: BF16 as 16 bits, FP16 as half, BOOL as a byte. 16-bit
+floats widen to FP32, compute, and round once to nearest even (language.md 2.5).
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from tilewright.codegen.llvm.types import F16, F32, I1, I8, I16, I32, const, intrinsic, memory_type, splat
+from tilewright.dtypes import BF16, BOOL, FP16, FP32, DType
+
+F64 = ir.DoubleType()
+
+
+class Lanes:
+    """Emits arithmetic at the builder's position."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.b = builder
+
+    # Types and constants of as many lanes as a value has
+
+    @staticmethod
+    def like(element: ir.Type, value: ir.Value) -> ir.Type:
+        """`element`, in as many lanes as `value` has."""
+        kind = value.type
+        return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+    @staticmethod
+    def constant(kind: ir.Type, number: float | int) -> ir.Constant:
+        """`number` in every lane of `kind`."""
+        if isinstance(kind, ir.VectorType):
+            return ir.Constant(kind, [Lanes.constant(kind.element, number)] * kind.count)
+        if isinstance(kind, ir.IntType):
+            return const(kind, int(number))
+        return ir.Constant(kind, float(number))
+
+    def same(self, value: ir.Value, number: float | int) -> ir.Constant:
+        return self.constant(value.type, number)
+
+    def spread(self, value: ir.Value, lanes: int) -> ir.Value:
+        """A scalar in every lane."""
+        return value if lanes == 1 else splat(self.b, value, lanes)
+
+    def call(self, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+        """An LLVM intrinsic whose name carries the type of `result`."""
+        module = self.b.module
+        mangled = f"llvm.{name}.{_mangle(result)}"
+        return self.b.call(intrinsic(module, mangled, result, [x.type for x in args]), args)
+
+    # 16-bit floats
+
+    def widen(self, dtype: DType, x: ir.Value) -> ir.Value:
+        """BF16 and FP16 as FP32, exactly; other dtypes as they are."""
+        if dtype == BF16:
+            wide = self.b.zext(x, self.like(I32, x))
+            return self.b.bitcast(self.b.shl(wide, self.same(wide, 16)), self.like(F32, x))
+        if dtype == FP16:
+            return self.b.fpext(x, self.like(F32, x))
+        return x
+
+    def narrow(self, dtype: DType, x: ir.Value, mode: str = "rint") -> ir.Value:
+        """FP32 rounded to `dtype`; other dtypes as they are."""
+        if dtype == BF16:
+            return self._to_bf16(x, mode)
+        if dtype == FP16:
+            return self._to_narrower(x, F16, I16, mode)
+        return x
+
+    def _to_bf16(self, x: ir.Value, mode: str) -> ir.Value:
+        """Add what rounds up, keep the upper half of the bits. A NaN becomes a quiet NaN."""
+        b = self.b
+        bits = b.bitcast(x, self.like(I32, x))
+        sign = b.lshr(bits, self.same(bits, 31))
+        match mode:
+            case "rint" | "none" | "odd":
+                last = b.and_(b.lshr(bits, self.same(bits, 16)), self.same(bits, 1))
+                bias = b.add(last, self.same(bits, 0x7FFF))
+            case "round":
+                bias = self.same(bits, 0x8000)
+            case "trunc":
+                bias = self.same(bits, 0)
+            case "floor":  # away from zero where negative
+                bias = b.mul(sign, self.same(bits, 0xFFFF))
+            case "ceil":
+                bias = b.mul(b.xor(sign, self.same(bits, 1)), self.same(bits, 0xFFFF))
+        rounded = b.lshr(b.add(bits, bias), self.same(bits, 16))
+        quiet = b.or_(b.lshr(bits, self.same(bits, 16)), self.same(bits, 0x40))
+        is_nan = b.fcmp_unordered("uno", x, x)
+        infinite = b.icmp_unsigned("==", b.and_(bits, self.same(bits, 0x7FFFFFFF)), self.same(bits, 0x7F800000))
+        rounded = b.select(infinite, b.lshr(bits, self.same(bits, 16)), rounded) if mode != "rint" else rounded
+        return b.trunc(b.select(is_nan, quiet, rounded), self.like(I16, x))
+
+    def _to_narrower(self, x: ir.Value, narrow: ir.Type, bits_type: ir.IntType, mode: str) -> ir.Value:
+        """A float in a narrower format: round to nearest even, then step by one unit where the mode differs."""
+        b = self.b
+        nearest = b.fptrunc(x, self.like(narrow, x))
+        if mode in ("rint", "none"):
+            return nearest
+        wide = x.type
+        back = b.fpext(nearest, wide)
+        bits = b.bitcast(nearest, self.like(bits_type, x))
+        size, back_size = self.call("fabs", wide, x), self.call("fabs", wide, back)
+        one = self.same(bits, 1)
+        up, down = b.add(bits, one), b.sub(bits, one)  # away from zero, towards zero
+        too_big = b.fcmp_ordered(">", back_size, size)
+        too_small = b.fcmp_ordered("<", back_size, size)
+        negative = b.fcmp_ordered("<", x, self.same(x, 0.0))
+        no = self.constant(self.like(I1, x), 0)
+        match mode:
+            case "trunc":
+                step_up, step_down = no, too_big
+            case "floor":
+                step_up, step_down = b.and_(too_small, negative), b.and_(too_big, b.not_(negative))
+            case "ceil":
+                step_up, step_down = b.and_(too_small, b.not_(negative)), b.and_(too_big, negative)
+            case "odd":  # truncate, then set the last bit where something was lost
+                toward_zero = b.select(too_big, down, bits)
+                lost = b.fcmp_ordered("!=", back, x)
+                return b.bitcast(b.select(lost, b.or_(toward_zero, one), toward_zero), nearest.type)
+            case _:  # "round": ties away from zero
+                above = b.fpext(b.bitcast(up, nearest.type), wide)
+                above_size = self.call("fabs", wide, above)
+                tie = b.fcmp_ordered("==", b.fsub(above_size, size), b.fsub(size, back_size))
+                step_up, step_down = b.and_(too_small, tie), no
+        stepped = b.select(step_up, up, b.select(step_down, down, bits))
+        return b.bitcast(stepped, nearest.type)
+
+    # Operators
+
+    def binary(self, name: str, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
+        """`y` is of `dtype`, or an FP32 scalar's lanes where dtype is a 16-bit float."""
+        b = self.b
+        if dtype.is_float:
+            x = self.widen(dtype, x)
+            y = self.widen(dtype, y) if y.type != x.type else y
+            match name:
+                case "add":
+                    out = b.fadd(x, y)
+                case "sub":
+                    out = b.fsub(x, y)
+                case "mul":
+                    out = b.fmul(x, y)
+                case "div":
+                    out = b.fdiv(x, y)
+                case _:
+                    out = self.call(name, x.type, x, y)  # llvm.maximum, llvm.minimum: NaN in, NaN out
+            return self.narrow(dtype, out)
+        match name:
+            case "add":
+                return b.add(x, y)
+            case "sub":
+                return b.sub(x, y)
+            case "mul":
+                return b.mul(x, y)
+            case "div":
+                return self._divide(dtype, x, y)
+        sign = "s" if dtype.is_signed else "u"
+        return self.call(f"{sign}{name[:3]}", x.type, x, y)
+
+    def _divide(self, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Quotient towards zero; by zero gives 0, and the smallest number by -1 wraps: no trap."""
+        b = self.b
+        by_zero = b.icmp_signed("==", y, self.same(y, 0))
+        if not dtype.is_signed:
+            quotient = b.udiv(x, b.select(by_zero, self.same(y, 1), y))
+            return b.select(by_zero, self.same(x, 0), quotient)
+        by_minus_one = b.icmp_signed("==", y, self.same(y, -1))
+        safe = b.select(b.or_(by_zero, by_minus_one), self.same(y, 1), y)
+        quotient = b.select(by_minus_one, b.sub(self.same(x, 0), x), b.sdiv(x, safe))
+        return b.select(by_zero, self.same(x, 0), quotient)
+
+    def unary(self, name: str, dtype: DType, x: ir.Value) -> ir.Value:
+        b = self.b
+        if not dtype.is_float:
+            zero = self.same(x, 0)
+            match name:
+                case "neg":
+                    return b.sub(zero, x)
+                case "abs":
+                    return b.select(b.icmp_signed("<", x, zero), b.sub(zero, x), x) if dtype.is_signed else x
+                case "relu":
+                    return self.call("smax", x.type, x, zero) if dtype.is_signed else x
+            raise KeyError(name)
+        if dtype != FP32:
+            return self.narrow(dtype, self.unary(name, FP32, self.widen(dtype, x)))
+        one = self.same(x, 1.0)
+        match name:
+            case "neg":
+                return b.fneg(x)
+            case "abs":
+                return self.call("fabs", x.type, x)
+            case "recip":
+                return b.fdiv(one, x)
+            case "rsqrt":
+                return b.fdiv(one, self.call("sqrt", x.type, x))
+            case "relu":
+                return self.call("maximum", x.type, x, self.same(x, 0.0))
+        return self.call(name, x.type, x)  # sqrt, exp, log, sin, cos
+
+    def compare(self, kind: str, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
+        """One bit a lane; NaN compares false except `ne`."""
+        relation = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}[kind]
+        if dtype.is_float:
+            x = self.widen(dtype, x)
+            y = self.widen(dtype, y) if y.type != x.type else y
+            if kind == "ne":
+                return self.b.fcmp_unordered("!=", x, y)
+            return self.b.fcmp_ordered(relation, x, y)
+        compare = self.b.icmp_signed if dtype.is_signed else self.b.icmp_unsigned
+        return compare(relation, x, y)
+
+    def number(self, dtype: DType, bit: ir.Value) -> ir.Value:
+        """1 or 0 in `dtype`."""
+        if dtype.is_float:
+            return self.narrow(dtype, self.b.uitofp(bit, self.like(F32, bit)))
+        return self.b.zext(bit, self.like(memory_type(dtype), bit))
+
+    def nonzero(self, dtype: DType, x: ir.Value) -> ir.Value:
+        zero = self.same(self.widen(dtype, x), 0)
+        return self.compare("ne", dtype, x, zero if dtype.is_float else self.same(x, 0))
+
+    # Casts (language.md 5.8)
+
+    def cast(self, source: DType, to: DType, mode: str, x: ir.Value) -> ir.Value:
+        if to == BOOL:
+            return self.b.zext(self.nonzero(source, x), self.like(I8, x))
+        if source == BOOL:
+            return self.number(to, self.b.trunc(x, self.like(I1, x)))
+        if source.is_float and to.is_float:
+            return self.narrow(to, self.widen(source, x), mode)
+        if source.is_float:
+            return self._float_to_int(self.widen(source, x), to, mode)
+        if to.is_float:
+            return self._int_to_float(source, to, mode, x)
+        return self._int_to_int(source, to, x)
+
+    def _float_to_int(self, x: ir.Value, to: DType, mode: str) -> ir.Value:
+        rounding = {"rint": "roundeven", "round": "round", "floor": "floor", "ceil": "ceil"}.get(mode)
+        if rounding is not None:
+            x = self.call(rounding, x.type, x)
+        # llvm.fptosi.sat is taken apart lane by lane on x86; two compares are not
+        b = self.b
+        low, high = to.int_range()
+        too_low = b.fcmp_ordered("<", x, self.same(x, float(low)))
+        too_high = b.fcmp_ordered(">=", x, self.same(x, float(high + 1)))
+        inside = b.and_(b.fcmp_ordered("ord", x, x), b.not_(b.or_(too_low, too_high)))
+        tame = b.select(inside, x, self.same(x, 0.0))
+        kind = self.like(memory_type(to), x)
+        via = self.like(I32, x) if to.bits < 32 else kind  # i32 is what vector units convert to
+        number = b.fptosi(tame, via) if to.is_signed or to.bits < 32 else b.fptoui(tame, via)
+        if via != kind:
+            number = b.trunc(number, kind)
+        number = b.select(too_low, self.same(number, low), number)
+        return b.select(too_high, self.same(number, high), number)
+
+    def _int_to_float(self, source: DType, to: DType, mode: str, x: ir.Value) -> ir.Value:
+        convert = self.b.sitofp if source.is_signed else self.b.uitofp
+        exact = source.bits <= 16 or (source.bits == 64)  # INT64 rounds to nearest even whatever the mode
+        if to == FP32 and mode not in ("rint", "none") and not exact:
+            return self._to_narrower(convert(x, self.like(F64, x)), F32, I32, mode)
+        wide = convert(x, self.like(F32, x))
+        return self.narrow(to, wide, "rint" if to == FP16 else mode)
+
+    def _int_to_int(self, source: DType, to: DType, x: ir.Value) -> ir.Value:
+        """Saturate into a range that is not wider, extend into one that is."""
+        low, high = to.int_range()
+        source_low, source_high = source.int_range()
+        signed = source.is_signed
+        if low > source_low:
+            x = self.call("smax", x.type, x, self.same(x, low))
+        if high < source_high:
+            x = self.call("smin" if signed else "umin", x.type, x, self.same(x, high))
+        kind = self.like(memory_type(to), x)
+        if to.bits == source.bits:
+            return x
+        if to.bits < source.bits:
+            return self.b.trunc(x, kind)
+        return self.b.sext(x, kind) if signed else self.b.zext(x, kind)
+
+
+def _mangle(kind: ir.Type) -> str:
+    """`v16f32`, `i32`, as intrinsic names spell types."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{_mangle(kind.element)}"
+    if isinstance(kind, ir.IntType):
+        return f"i{kind.width}"
+    return {ir.HalfType: "f16", ir.FloatType: "f32", ir.DoubleType: "f64"}[type(kind)]

@@ -1,0 +1,133 @@
+"""Products: the right side packed into panels, then a microkernel for every row tile and column block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
+from tilewright.codegen.llvm.places import Extent, Panel, Place, value_of
+from tilewright.codegen.llvm.rows import RowEmitter
+from tilewright.codegen.llvm.types import I64, PTR, const, counted, offset, zero
+from tilewright.ir.nodes import Op, Operand
+from tilewright.ir.types import PanelType
+
+if TYPE_CHECKING:
+    from tilewright.codegen.llvm.function import FunctionEmitter
+
+
+def emit_pack(owner: FunctionEmitter, op: Op) -> None:
+    """All column blocks of one panel."""
+    type = op.result.type
+    assert isinstance(type, PanelType)
+    kernel = choose(type.dtype, owner.machine)
+    source = owner.place(op.operands[0])
+    address = owner.reserve(kernel.panel_bytes(type.k, type.n))
+    k, n = (value_of(owner.extent(x)) for x in op.operands[1:])
+    pack = kernel.pack(owner.module, trans=bool(op.attr("trans")))
+    sizes = [const(I64, x) for x in (kernel.k_groups(type.k), type.n, 0, kernel.blocks(type.n))]
+    owner.b.call(pack, [source.address, const(I64, source.strides[0]), address, k, n, *sizes])
+    owner.env[op.result] = Panel(address, type.k, type.n, type.dtype)
+
+
+def emit_product(owner: FunctionEmitter, op: Op) -> None:
+    """c = a * panel, or acc + a * panel, for the first `m` rows."""
+    carried = op.name == "matmul_packed_acc"
+    a, panel = op.operands[-3:-1]
+    rows = owner.extent(op.operands[-1])
+    kernel = choose(owner.panel(panel).dtype, owner.machine)
+    if carried:
+        c = owner.owned_tile(op.operands[0])
+    else:
+        c = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    sizes = op.attr("sizes") or ((rows,) if isinstance(rows, int) else tuple(range(1, c.shape[0] + 1)))
+    Product(owner, kernel, readable(owner, a, kernel), owner.panel(panel), c, carried).emit(rows, sizes)
+    owner.env[op.result] = c
+    owner.owned.add(op.result)
+
+
+def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
+    """The left side where it is, or a copy with zeros behind its rows when K ends inside a group."""
+    place = owner.place(a)
+    if place.shape[1] % kernel.k_group == 0 or place.padded:
+        return place
+    target = owner.new_tile(a.type)  # type: ignore[arg-type]
+    RowEmitter(owner).copy(target, place)
+    return target
+
+
+class Product:
+    """One product into `c`, a tile of the arena, whose rows hold whole panel blocks."""
+
+    def __init__(
+        self, owner: FunctionEmitter, kernel: Kernel, a: Place, panel: Panel, c: Place, carried: bool
+    ) -> None:
+        self.owner, self.b, self.kernel = owner, owner.b, kernel
+        self.a, self.panel, self.c, self.carried = a, panel, c, carried
+        self.groups = const(I64, kernel.k_groups(panel.k))
+        self.init = owner.reserve(4 * LANES) if kernel.needs_init else zero(PTR)
+
+    def emit(self, rows: Extent, sizes: tuple[int, ...]) -> None:
+        """`sizes`: the row counts that `rows` can be; larger ones are cut into balanced register tiles."""
+        most = self.kernel.mr
+        if max(sizes) <= most:
+            self.tile(self.a.address, self.c.address, rows, sizes)
+            return
+        b = self.b
+        rows = value_of(rows)
+        tiles = b.sdiv(b.add(rows, const(I64, most - 1)), const(I64, most))
+        with counted(b, 0, tiles, name="tile") as loop:
+            r0 = b.sdiv(b.mul(loop.i, rows), tiles)
+            r1 = b.sdiv(b.mul(b.add(loop.i, const(I64, 1)), rows), tiles)
+            self.tile(
+                offset(b, self.a.address, b.mul(r0, const(I64, self.a.strides[0]))),
+                offset(b, self.c.address, b.mul(r0, const(I64, self.c.strides[0]))),
+                b.sub(r1, r0),
+                tuple(range(1, most + 1)),
+            )
+
+    def tile(self, a: ir.Value, c: ir.Value, rows: Extent, sizes: tuple[int, ...]) -> None:
+        """One register tile of rows against every column block."""
+        b = self.b
+        if self.kernel.needs_init:
+            rowsum = self.kernel.rowsum(self.owner.module)
+            b.call(rowsum, [a, const(I64, self.a.strides[0]), value_of(rows), self.groups, self.init])
+        if isinstance(rows, int):
+            self.columns(a, c, rows)
+            return
+        after = b.append_basic_block("product")
+        none = b.append_basic_block("no_rows")
+        switch = b.switch(rows, none)
+        for m in sizes:
+            case = b.append_basic_block(f"rows{m}")
+            switch.add_case(const(I64, m), case)
+            b.position_at_end(case)
+            self.columns(a, c, m)
+            b.branch(after)
+        b.position_at_end(none)
+        b.branch(after)
+        b.position_at_end(after)
+
+    def columns(self, a: ir.Value, c: ir.Value, m: int) -> None:
+        """`m` rows against every column block: the full ones in a loop, then the narrower last one."""
+        b, kernel, n = self.b, self.kernel, self.panel.n
+        blocks = kernel.blocks(n)
+        full = blocks if kernel.block_nr(n, blocks - 1) == kernel.nr else blocks - 1
+        block_bytes, width = kernel.block_bytes(self.panel.k), LANES * kernel.nr * 4
+        if full:
+            with counted(b, 0, full, name="block") as loop:
+                self.call(a, c, m, kernel.nr, b.mul(loop.i, const(I64, block_bytes)), b.mul(loop.i, const(I64, width)))
+        if full < blocks:
+            nr = kernel.block_nr(n, full)
+            self.call(a, c, m, nr, const(I64, full * block_bytes), const(I64, full * width))
+
+    def call(self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value) -> None:
+        b = self.b
+        microkernel = self.kernel.microkernel(self.owner.module, m, nr, self.carried)
+        pitch, c_pitch = const(I64, self.a.strides[0]), const(I64, self.c.strides[0])
+        panel = offset(b, self.panel.address, panel_at)
+        b.call(microkernel, [a, pitch, panel, offset(b, c, c_at), c_pitch, self.groups, self.init])
+
+
+EMITTERS = {"pack": emit_pack, "matmul_packed": emit_product, "matmul_packed_acc": emit_product}

@@ -1,0 +1,20 @@
+"""Python source to IR: reads a kernel's text and gives the program, or the author's mistake with its line."""
+
+from __future__ import annotations
+
+from tilewright.frontend.signature import Parameter, signature_of
+from tilewright.frontend.source import Consulted
+from tilewright.frontend.trace import FreshResult, ScalarArgument, TensorArgument, Traced, trace
+from tilewright.frontend.tracer import NeedsConstant
+
+__all__ = [
+    "Consulted",
+    "FreshResult",
+    "NeedsConstant",
+    "Parameter",
+    "ScalarArgument",
+    "TensorArgument",
+    "Traced",
+    "signature_of",
+    "trace",
+]

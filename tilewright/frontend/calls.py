@@ -1,0 +1,136 @@
+"""`pl.op(…)`: bind the arguments to the word's signature and hand them to the word's family."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, NoReturn
+
+from tilewright.errors import (
+    InvalidOperationError,
+    KernelError,
+    ParserSyntaxError,
+    ParserTypeError,
+    UnsupportedFeatureError,
+)
+from tilewright.frontend.families import HANDLERS
+from tilewright.frontend.operands import Call
+from tilewright.frontend.tracer import Tracer, from_python
+from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, describe
+from tilewright.ir.ops.table import RuleBroken
+from tilewright.language.kernel import Kernel
+from tilewright.language.loops import Hint, cross_core_slot, split
+from tilewright.language.operator import Operator, operator_of
+
+Evaluate = Callable[[Tracer, ast.expr], Named]
+
+# Words that stand in one place of a sentence only.
+LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd")
+SCOPE_WORDS = ("at", "spmd", "incore", "auto_incore", "cluster", "manual_scope", "scope")
+BUILTIN_HELP = {
+    "range": "loop with pl.range, pl.parallel, pl.pipeline or pl.unroll",
+    "min": "write pl.min(a, b) for scalars, pl.minimum for blocks",
+    "max": "write pl.max(a, b) for scalars, pl.maximum for blocks",
+    "abs": "write pl.abs(x)",
+    "print": "write pl.static_print(…) for what is known while compiling",
+    "len": "write x.shape[0]",
+    "float": "write pl.cast(x, pl.FP32)",
+    "int": "write pl.cast(x, pl.INT32)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """What a call names: a word, another kernel, or a hint maker."""
+
+    thing: Any
+    text: str
+
+
+def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
+    """The Python object or method that is called; UnsupportedFeatureError when kernels cannot call it."""
+    value = evaluate(t, node.func)
+    if isinstance(value, Method):
+        return value
+    name = ast.unparse(node.func)
+    if not isinstance(value, Constant):
+        t.fail(UnsupportedFeatureError, f"{describe(value)} cannot be called", node)
+    thing = value.value
+    if isinstance(thing, Kernel) or operator_of(thing) or isinstance(thing, Hint) or thing in (split, cross_core_slot):
+        return thing
+    builtin = getattr(thing, "__module__", None) == "builtins"
+    help = BUILTIN_HELP.get(name) if builtin else None
+    if help is None and isinstance(thing, FunctionType):
+        help = f"decorate {name} with @pl.jit.inline to call it from a kernel"
+    t.fail(UnsupportedFeatureError, f"a kernel cannot call {name}", node,
+           help=help or "kernels call pl.… and functions decorated with @pl.jit.inline")  # fmt: skip
+
+
+def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
+    """The value of a call inside an expression."""
+    thing = callee(t, node, evaluate)
+    if isinstance(thing, Method):
+        return Nothing()  # bind_dynamic: extents are always the actual ones
+    if isinstance(thing, Kernel):
+        t.fail(ParserSyntaxError, f"the call of kernel {thing.__name__!r} is nested in an expression", node,
+               help="give its result a name on a line of its own")  # fmt: skip
+    word = operator_of(thing)
+    if word is None:
+        return Constant(Hint("hint"))
+    if word.name == "yield_":
+        t.fail(ParserSyntaxError, "pl.yield_ is a statement: `out = pl.yield_(x)`", node)
+    if word.name in LOOP_WORDS or word.name in SCOPE_WORDS:
+        place = "with" if word.name in SCOPE_WORDS else "for … in"
+        t.fail(ParserSyntaxError, f"pl.{word.name} stands after `{place}` only", node)
+    with t.naming("v"):
+        bound = bind(t, node, word, evaluate)
+    handler = HANDLERS.get(word.name)
+    if handler is None:
+        t.fail(UnsupportedFeatureError, f"pl.{word.name} is not supported yet", node)
+    try:
+        return handler(t, bound)
+    except RuleBroken as broken:
+        _broken(t, node, bound, broken)
+
+
+def _broken(t: Tracer, node: ast.Call, bound: Call, broken: RuleBroken) -> NoReturn:
+    kind: type[KernelError] = InvalidOperationError
+    if bound.name in ("store", "assemble") and broken.message.startswith(("cannot store", "the window", "target and")):
+        kind = ParserTypeError
+    text = broken.message if broken.message.startswith(bound.name) else f"{bound.name}: {broken.message}"
+    t.fail(kind, text, node, broken.help, t.notes(node))
+
+
+def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
+    """Evaluate the arguments and name them as the signature does. InvalidOperationError on a mismatch."""
+    positional: list[ast.expr] = []
+    named: dict[str, ast.expr] = {}
+    for argument in node.args:
+        if isinstance(argument, ast.Starred):
+            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+        positional.append(argument)
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+        named[keyword.arg] = keyword.value
+    try:
+        bound = word.signature.bind(*positional, **named)
+    except TypeError as reason:
+        t.fail(InvalidOperationError, f"pl.{word.name}: {reason}", node,
+               help=f"its parameters are {word.signature}")  # fmt: skip
+    values: dict[str, Named] = {}
+    nodes: dict[str, ast.expr] = {}
+    for name, parameter in word.signature.parameters.items():
+        given = bound.arguments.get(name)
+        if name not in bound.arguments:
+            default = parameter.default
+            values[name] = Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            values[name] = Items(tuple(evaluate(t, item) for item in given))
+            nodes[name] = node
+        else:
+            values[name] = evaluate(t, given)
+            nodes[name] = given
+    return Call(word.name, node, values, nodes)

@@ -1,0 +1,263 @@
+"""Expressions: names, constants and their arithmetic, scalars, attributes; calls and subscripts elsewhere."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator as py
+from types import ModuleType
+from typing import Any, NoReturn
+
+from tilewright.dtypes import BOOL, DType
+from tilewright.errors import (
+    InvalidOperationError,
+    ParserSyntaxError,
+    ParserTypeError,
+    UndefinedVariableError,
+    UnsupportedFeatureError,
+)
+from tilewright.frontend.calls import call
+from tilewright.frontend.subscripts import subscript
+from tilewright.frontend.tracer import Tracer, _is_language, from_python, to_number
+from tilewright.frontend.values import (
+    Block,
+    Constant,
+    Items,
+    Method,
+    Named,
+    Number,
+    Tensor,
+    describe,
+    is_number,
+)
+from tilewright.ir.nodes import Const
+from tilewright.language.operator import operator_of
+
+# operator class -> (Python's meaning on constants, the scalar op at run time)
+BINARY: dict[type[ast.AST], tuple[Any, str | None, str]] = {
+    ast.Add: (py.add, "s.add", "+"),
+    ast.Sub: (py.sub, "s.sub", "-"),
+    ast.Mult: (py.mul, "s.mul", "*"),
+    ast.Div: (py.truediv, "s.div", "/"),
+    ast.FloorDiv: (py.floordiv, "s.floordiv", "//"),
+    ast.Mod: (py.mod, "s.mod", "%"),
+    ast.LShift: (py.lshift, "s.shl", "<<"),
+    ast.RShift: (py.rshift, "s.shr", ">>"),
+    ast.Pow: (py.pow, None, "**"),
+    ast.BitAnd: (py.and_, None, "&"),
+    ast.BitOr: (py.or_, None, "|"),
+    ast.BitXor: (py.xor, None, "^"),
+}
+COMPARE: dict[type[ast.AST], tuple[Any, str]] = {
+    ast.Eq: (py.eq, "s.eq"),
+    ast.NotEq: (py.ne, "s.ne"),
+    ast.Lt: (py.lt, "s.lt"),
+    ast.LtE: (py.le, "s.le"),
+    ast.Gt: (py.gt, "s.gt"),
+    ast.GtE: (py.ge, "s.ge"),
+}
+BLOCK_OPERATOR = {"+": "pl.add", "-": "pl.sub", "*": "pl.mul", "/": "pl.div"}
+NO_EXPRESSION = {
+    ast.ListComp: "a comprehension",
+    ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension",
+    ast.GeneratorExp: "a generator expression",
+    ast.Lambda: "a lambda",
+    ast.NamedExpr: "an assignment inside an expression",
+    ast.Await: "await",
+    ast.Dict: "a dictionary",
+    ast.Set: "a set",
+    ast.Starred: "a starred value",
+    ast.Yield: "yield",
+    ast.Slice: "a slice",
+}
+
+
+def evaluate(t: Tracer, node: ast.expr) -> Named:
+    """The value of an expression; what it computes at run time is appended to the program."""
+    with t.at(node):
+        match node:
+            case ast.Constant(value=v):
+                if v is ... or isinstance(v, (bytes, complex)):
+                    t.fail(UnsupportedFeatureError, f"{ast.unparse(node)} has no place in a kernel", node)
+                return Constant(v)
+            case ast.Name():
+                return t.lookup(node)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                return Items(tuple(evaluate(t, element) for element in elements))
+            case ast.Attribute():
+                return attribute(t, node)
+            case ast.BinOp():
+                return binary(t, node)
+            case ast.UnaryOp():
+                return unary(t, node)
+            case ast.BoolOp():
+                return logic(t, node)
+            case ast.Compare():
+                return compare(t, node)
+            case ast.IfExp():
+                return choice(t, node)
+            case ast.Call():
+                return call(t, node, evaluate)
+            case ast.Subscript():
+                return subscript(t, node, evaluate)
+            case ast.JoinedStr():
+                return text(t, node)
+    what = NO_EXPRESSION.get(type(node), f"a {type(node).__name__} expression")
+    t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node,
+           help="kernels know names, arithmetic on scalars, subscripts and calls of pl.…")  # fmt: skip
+
+
+def attribute(t: Tracer, node: ast.Attribute) -> Named:
+    """`x.shape`, `x.dtype`, a word of the language, or a constant held by a Python object."""
+    owner = evaluate(t, node.value)
+    if isinstance(owner, (Tensor, Block)):
+        if node.attr == "shape":
+            return Items(tuple(Constant(extent) for extent in owner.shape))
+        if node.attr == "dtype":
+            return Constant(owner.dtype)
+        if node.attr == "bind_dynamic" and isinstance(owner, Tensor):
+            return Method(owner, node.attr)
+        t.fail(InvalidOperationError, f"{describe(owner)} has no attribute {node.attr!r}", node,
+               help="it has .shape and .dtype; operators are written pl.name(x)")  # fmt: skip
+    if not isinstance(owner, Constant):
+        t.fail(ParserTypeError, f"{describe(owner)} has no attributes", node)
+    thing = owner.value
+    if _is_language(thing):
+        found = getattr(thing, node.attr, None)
+        if found is None or isinstance(found, ModuleType) and not _is_language(found):
+            _unknown_word(t, node, thing)
+        return Constant(found)
+    try:
+        getattr(thing, node.attr)
+    except AttributeError:
+        t.fail(UndefinedVariableError, f"{ast.unparse(node.value)} has no attribute {node.attr!r}", node)
+    name = ast.unparse(node)
+    return t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
+
+
+def _unknown_word(t: Tracer, node: ast.Attribute, thing: Any) -> NoReturn:
+    near = difflib.get_close_matches(node.attr, dir(thing), 1)
+    t.fail(InvalidOperationError, f"the language has no {ast.unparse(node)}", node,
+           help=f"did you mean {ast.unparse(node.value)}.{near[0]}?" if near else None)  # fmt: skip
+
+
+def binary(t: Tracer, node: ast.BinOp) -> Named:
+    """Arithmetic: on constants Python's own, on scalars at run time, on blocks refused."""
+    left, right = evaluate(t, node.left), evaluate(t, node.right)
+    compute, name, sign = BINARY.get(type(node.op), (None, None, "@"))
+    for side in (left, right):
+        if isinstance(side, (Tensor, Block)):
+            word = BLOCK_OPERATOR.get(sign)
+            t.fail(ParserSyntaxError, f"{sign} works on scalars, got {describe(side)}", node,
+                   help=f"write {word}(…, …)" if word else None, notes=t.notes(node))  # fmt: skip
+    if isinstance(left, Constant) and isinstance(right, Constant) and compute is not None:
+        try:
+            return from_python(compute(left.value, right.value))
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as reason:
+            t.fail(ParserTypeError, f"{ast.unparse(node)}: {reason}", node)
+    if isinstance(left, Items) and isinstance(right, Items) and sign == "+":
+        return Items(left.values + right.values)
+    a, b = to_number(left), to_number(right)
+    if a is None or b is None:
+        t.fail(ParserTypeError, f"{sign} needs two scalars, got {describe(left)} and {describe(right)}", node)
+    if name is None:
+        t.fail(UnsupportedFeatureError, f"{sign} works on constants only, got {describe(a)} and {describe(b)}",
+               node)  # fmt: skip
+    if name in ("s.floordiv", "s.mod") and isinstance(b.operand, Const) and b.operand.value == 0:
+        t.fail(ParserTypeError, f"{ast.unparse(node)} divides by zero", node)
+    return Number(t.scalar(name, a.operand, b.operand, node=node))
+
+
+def unary(t: Tracer, node: ast.UnaryOp) -> Named:
+    value = evaluate(t, node.operand)
+    if isinstance(value, (Tensor, Block)):
+        word = {ast.USub: "pl.neg"}.get(type(node.op))
+        t.fail(ParserSyntaxError, f"{ast.unparse(node)[0]} works on scalars, got {describe(value)}", node,
+               help=f"write {word}(…)" if word else None)  # fmt: skip
+    if isinstance(value, Constant) and is_number(value.value):
+        match node.op:
+            case ast.USub():
+                return Constant(-value.value)
+            case ast.UAdd():
+                return value
+            case ast.Invert() if isinstance(value.value, int):
+                return Constant(~value.value)
+            case ast.Not() if isinstance(value.value, bool):
+                return Constant(not value.value)
+    number = to_number(value)
+    if number is None or isinstance(node.op, ast.Invert):
+        t.fail(ParserTypeError, f"{ast.unparse(node)} needs a scalar, got {describe(value)}", node)
+    if isinstance(node.op, ast.UAdd):
+        return number
+    return Number(t.scalar("s.not" if isinstance(node.op, ast.Not) else "s.neg", number.operand, node=node))
+
+
+def logic(t: Tracer, node: ast.BoolOp) -> Named:
+    """`and`, `or`: both sides are evaluated, both must be BOOL."""
+    values = [evaluate(t, part) for part in node.values]
+    word = "and" if isinstance(node.op, ast.And) else "or"
+    for value, part in zip(values, node.values, strict=True):
+        number = to_number(value)
+        if number is None or number.dtype != BOOL:
+            t.fail(ParserTypeError, f"{word} needs BOOL scalars, got {describe(value)}", part,
+                   help=f"compare explicitly: {ast.unparse(part)} != 0")  # fmt: skip
+    if all(isinstance(value, Constant) for value in values):
+        flags = [value.value for value in values]  # type: ignore[union-attr]
+        return Constant(all(flags) if word == "and" else any(flags))
+    result = to_number(values[0])
+    assert result is not None
+    for value in values[1:]:
+        number = to_number(value)
+        assert number is not None
+        result = Number(t.scalar(f"s.{word}", result.operand, number.operand, node=node))
+    return result
+
+
+def compare(t: Tracer, node: ast.Compare) -> Named:
+    if len(node.ops) != 1:
+        t.fail(ParserSyntaxError, "only simple comparisons, one at a time", node,
+               help="join two with `and`")  # fmt: skip
+    if type(node.ops[0]) not in COMPARE:
+        t.fail(UnsupportedFeatureError, f"{ast.unparse(node)}: kernels compare with == != < <= > >=", node)
+    left, right = evaluate(t, node.left), evaluate(t, node.comparators[0])
+    decide, name = COMPARE[type(node.ops[0])]
+    for side in (left, right):
+        if isinstance(side, (Tensor, Block)):
+            t.fail(ParserSyntaxError, f"comparisons work on scalars, got {describe(side)}", node,
+                   help="write pl.cmp(…, …, cmp_type)")  # fmt: skip
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        try:
+            return Constant(bool(decide(left.value, right.value)))
+        except TypeError as reason:
+            t.fail(ParserTypeError, f"{ast.unparse(node)}: {reason}", node)
+    if isinstance(left, Items) and isinstance(right, Items) and name in ("s.eq", "s.ne"):
+        return Constant(bool(decide(left, right)))
+    a, b = to_number(left), to_number(right)
+    if a is None or b is None:
+        t.fail(ParserTypeError, f"cannot compare {describe(left)} with {describe(right)}", node)
+    return Number(t.scalar(name, a.operand, b.operand, node=node, hint="c"))
+
+
+def choice(t: Tracer, node: ast.IfExp) -> Named:
+    """`a if c else b` on a compile-time condition."""
+    condition = evaluate(t, node.test)
+    known = condition.value if isinstance(condition, Constant) else None
+    if not isinstance(known, bool):
+        t.fail(UnsupportedFeatureError, "a conditional expression needs a condition known at compile time", node,
+               help="write an if statement")  # fmt: skip
+    return evaluate(t, node.body if known else node.orelse)
+
+
+def text(t: Tracer, node: ast.JoinedStr) -> Named:
+    """An f-string of constants, for name_hint."""
+    parts = []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(str(part.value))
+        elif isinstance(part, ast.FormattedValue):
+            value = evaluate(t, part.value)
+            if not isinstance(value, Constant) or isinstance(value.value, DType) or operator_of(value.value):
+                t.fail(UnsupportedFeatureError, f"an f-string takes constants, got {describe(value)}", node)
+            parts.append(str(value.value))
+    return Constant("".join(parts))

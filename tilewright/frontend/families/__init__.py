@@ -1,0 +1,8 @@
+"""How the front end reads each family of operators."""
+
+from __future__ import annotations
+
+from tilewright.frontend.families import cast, elementwise, matmul, memory, reduce, shape
+from tilewright.frontend.operands import HANDLERS
+
+__all__ = ["HANDLERS", "cast", "elementwise", "matmul", "memory", "reduce", "shape"]

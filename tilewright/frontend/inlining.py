@@ -1,0 +1,140 @@
+"""A kernel called from a kernel: its body is read as if pasted, its names kept private."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Sequence
+
+from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
+from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.signature import Parameter, signature_of
+from tilewright.frontend.source import source_of
+from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
+from tilewright.frontend.values import Binding, Block, Items, Named, Nothing, Tensor, describe
+from tilewright.ir.ops.table import dims
+from tilewright.language.kernel import Kernel
+
+RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
+
+
+def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Named:
+    """The result of `kernel(…)`: what it returns, Nothing if it returns nothing."""
+    if kernel.kind == "entry":
+        t.fail(UnsupportedFeatureError, f"{kernel.__name__!r} is an entry; a kernel cannot call it", node,
+               help="decorate it with @pl.jit.inline")  # fmt: skip
+    if any(frame.kernel is kernel for frame in t.frames):
+        t.fail(InvalidOperationError, f"{kernel.__name__!r} calls itself", node,
+               help="write a loop: kernels do not recurse")  # fmt: skip
+    parameters = signature_of(kernel)
+    names = _bind(t, kernel, node, parameters)
+    values: dict[str, Binding] = {}
+    aliases: dict[str, str] = {}
+    for parameter in parameters:
+        if parameter.name in names:
+            argument = names[parameter.name]
+            value = evaluate(t, argument)
+            _check(t, kernel, parameter, value, argument)
+            if isinstance(argument, ast.Name):
+                aliases[parameter.name] = argument.id
+        else:
+            value = from_python(parameter.default)
+        values[parameter.name] = Binding(value, parameter.span.line)
+    frame = Frame(kernel, source_of(kernel), t.span(node), values, {}, aliases)
+    outer, blamed = t.frame, t.node
+    t.frames.append(frame)
+    t.frame = frame
+    result: list[Named] = []
+
+    def body() -> None:
+        result.append(run_function(t, frame, run_body))
+        if kernel.kind == "incore" and result[0] is not Nothing():
+            frame.names["return.value"] = Binding(result[0])
+
+    if kernel.kind == "incore":
+        t.region(kernel.__name__, frame.source.function, body)
+        result = [frame.names.pop("return.value").value]
+    else:
+        body()
+    t.frames.pop()
+    t.frame, t.node = outer, blamed
+    t.builder.span = t.span()
+    for name in sorted(frame.written_back):
+        t.update(frame.aliases[name], frame.names[name].value)
+    return result[0]
+
+
+def run_function(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
+    """Read a function's body up to its return, and give what is returned."""
+    statements = frame.source.function.body
+    if statements and isinstance(statements[-1], ast.Return):
+        run_body(t, statements[:-1])
+        value = statements[-1].value
+        if value is None:
+            return Nothing()
+        with t.at(statements[-1]):
+            return _returned(t, value, run_body)
+    run_body(t, statements)
+    return Nothing()
+
+
+def _returned(t: Tracer, node: ast.expr, run_body: RunBody) -> Named:
+    """`return` of an expression reads like `result = expression`."""
+    if isinstance(node, ast.Constant) and node.value is None:
+        return Nothing()
+    if isinstance(node, ast.Name):
+        return t.lookup(node)
+    if isinstance(node, ast.Tuple) and all(isinstance(item, ast.Name) for item in node.elts):
+        return evaluate(t, node)
+    pasted = ast.Assign([ast.Name("return.value", ast.Store())], node)
+    ast.copy_location(pasted, node)
+    ast.copy_location(pasted.targets[0], node)
+    run_body(t, [pasted])
+    return t.frame.names.pop("return.value").value
+
+
+def _bind(t: Tracer, kernel: Kernel, node: ast.Call, parameters: Sequence[Parameter]) -> dict[str, ast.expr]:
+    positional = []
+    for argument in node.args:
+        if isinstance(argument, ast.Starred):
+            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+        positional.append(argument)
+    named = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+        named[keyword.arg] = keyword.value
+    try:
+        return dict(inspect.signature(kernel.function).bind(*positional, **named).arguments)
+    except TypeError as reason:
+        t.fail(InvalidOperationError, f"{kernel.__name__}: {reason}", node,
+               help=f"its parameters are {', '.join(p.name for p in parameters)}")  # fmt: skip
+
+
+def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: ast.expr) -> None:
+    """The argument's kind, and its shape and dtype where the annotation fixes them."""
+    what = f"{kernel.__name__}: argument {parameter.name!r}"
+    if parameter.kind == "scalar":
+        number = to_number(value)
+        if number is None:
+            t.fail(ParserTypeError, f"{what} must be a {parameter.dtype} scalar, got {describe(value)}", node)
+        return
+    if not isinstance(value, (Tensor, Block)):
+        t.fail(ParserTypeError, f"{what} must be a tensor, got {describe(value)}", node)
+    if not kernel.check_annotations:
+        return
+    wanted = parameter.shape
+    if wanted is not None and (
+        len(wanted) != len(value.shape) or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=True))
+    ):
+        text = dims(["?" if n is None else n for n in wanted])  # type: ignore[misc]
+        t.fail(ParserTypeError, f"{what} is annotated {text}, got {describe(value)}", node,
+               help="pass a window of that shape, or annotate it with a bare pl.Tensor",
+               notes=[f"{parameter.span}: declared here"])  # fmt: skip
+    if parameter.dtype is not None and parameter.dtype != value.dtype:
+        t.fail(ParserTypeError, f"{what} is annotated {parameter.dtype}, got {describe(value)}", node,
+               help="pl.cast it first, or annotate it with a bare pl.Tensor",
+               notes=[f"{parameter.span}: declared here"])  # fmt: skip
+
+
+__all__ = ["Items", "inline", "run_function"]

@@ -1,0 +1,122 @@
+"""A kernel's text: its syntax tree, a span for every node, and the names that it closes over."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+from tilewright.dtypes import DType
+from tilewright.errors import UnsupportedFeatureError
+from tilewright.language.kernel import Kernel
+from tilewright.span import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a kernel is written, and its definition. Lines and columns of the nodes are those of the file."""
+
+    file: str
+    function: ast.FunctionDef
+
+    def span(self, node: ast.AST, caller: Span | None = None) -> Span:
+        """The author's text behind a node; a definition stands for its first line."""
+        line, col = getattr(node, "lineno", self.function.lineno), getattr(node, "col_offset", 0)
+        if isinstance(node, ast.FunctionDef):
+            return Span(self.file, line, col, line, col + len(f"def {node.name}"), caller)
+        return Span(
+            self.file,
+            line,
+            col,
+            getattr(node, "end_lineno", None) or line,
+            getattr(node, "end_col_offset", None) or col + 1,
+            caller,
+        )
+
+    def text(self, node: ast.AST) -> str:
+        """The node as code, on one line."""
+        return ast.unparse(node)
+
+
+@lru_cache(maxsize=None)
+def source_of(kernel: Kernel) -> Source:
+    """Parse the kernel's text. UnsupportedFeatureError when it cannot be found or is no plain `def`."""
+    code = kernel.function.__code__
+    try:
+        lines, first = inspect.getsourcelines(kernel.function)
+    except (OSError, IndentationError) as reason:
+        raise UnsupportedFeatureError(
+            f"the source of {kernel.__name__!r} cannot be read: {reason}",
+            help="write the kernel in a file; one typed at a prompt or built by exec has no source",
+        ) from None
+    text = "".join(lines)
+    # An indented definition is put under an `if`, so that columns and lines stay those of the file.
+    wrapped = f"if 1:\n{text}" if text[:1].isspace() else f"\n{text}"
+    try:
+        tree = ast.parse(wrapped)
+    except SyntaxError as reason:
+        raise UnsupportedFeatureError(
+            f"the source of {kernel.__name__!r} cannot be parsed: {reason.msg}", help="decorate a def"
+        ) from None
+    ast.increment_lineno(tree, first - 2)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            return Source(code.co_filename, node)
+    raise UnsupportedFeatureError(
+        f"the source of {kernel.__name__!r} is no plain function definition", help="decorate a def"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Consulted:
+    """A Python value that the program depends on, with a way to see whether it is still the same."""
+
+    name: str
+    read: Callable[[], Any]
+    seen: Any
+
+    def changed(self) -> bool:
+        """Whether reading it again gives another value; a value that is gone has changed."""
+        try:
+            now = frozen(self.read())
+        except (KeyError, AttributeError, ValueError, IndexError):
+            return True
+        return not (now is self.seen or (type(now) is type(self.seen) and now == self.seen))
+
+
+def frozen(value: Any) -> Any:
+    """A value to compare with later: lists are copied, objects stand for themselves."""
+    if isinstance(value, (list, tuple)):
+        return tuple(frozen(item) for item in value)
+    if value is None or isinstance(value, (bool, int, float, str, DType)):
+        return value
+    return _Identity(value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Identity:
+    """An object that equals only itself."""
+
+    thing: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+
+def enclosing_reader(function: FunctionType, name: str) -> Callable[[], Any] | None:
+    """How to read the value that `name` has around a function: in a closure, then among the globals."""
+    free = function.__code__.co_freevars
+    if name in free and function.__closure__ is not None:
+        cell = function.__closure__[free.index(name)]
+        return lambda: cell.cell_contents
+    names = function.__globals__
+    if name in names:
+        return lambda: names[name]
+    return None

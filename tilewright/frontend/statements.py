@@ -1,0 +1,299 @@
+"""Statements: assignment, slices as stores, regions, return. Loops and branches have files of their own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from tilewright.errors import (
+    InvalidOperationError,
+    KernelError,
+    ParserSyntaxError,
+    ParserTypeError,
+    UnsupportedFeatureError,
+)
+from tilewright.frontend.branches import if_statement
+from tilewright.frontend.calls import LOOP_WORDS, callee
+from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.inlining import inline
+from tilewright.frontend.loops import for_statement
+from tilewright.frontend.scopes import with_statement
+from tilewright.frontend.subscripts import resolve
+from tilewright.frontend.tracer import NeedsRegion, Tracer
+from tilewright.frontend.values import (
+    Block,
+    Constant,
+    Items,
+    Method,
+    Named,
+    Nothing,
+    Tensor,
+    describe,
+    is_number,
+)
+from tilewright.frontend.windows import as_source, write_window
+from tilewright.language.kernel import Kernel
+from tilewright.language.operator import operator_of
+from tilewright.language.types import DirectedAnnotation, TensorAnnotation
+
+SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
+NO_STATEMENT = {
+    ast.AugAssign: ("augmented assignment", "write x = x + 1"),
+    ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
+    ast.While: ("while", "write pl.range with a bound"),
+    ast.Break: ("break", "put the rest of the body under an if"),
+    ast.Continue: ("continue", "put the rest of the body under an if"),
+    ast.Try: ("try", None),
+    ast.FunctionDef: ("a nested function", "decorate a function outside with @pl.jit.inline"),
+    ast.ClassDef: ("a class", None),
+    ast.Import: ("import", "import at the top of the file"),
+    ast.ImportFrom: ("import", "import at the top of the file"),
+    ast.Global: ("global", None),
+    ast.Nonlocal: ("nonlocal", None),
+    ast.Delete: ("del", None),
+    ast.Raise: ("raise", "write pl.static_assert(condition, message)"),
+    ast.Match: ("match", "write if and elif"),
+}
+
+
+def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
+    """Read statements in order. A run of them that works on blocks outside a region becomes one."""
+    i = 0
+    while i < len(statements):
+        node = statements[i]
+        if t.in_region or not isinstance(node, SIMPLE):
+            statement(t, node)
+            i += 1
+            continue
+        here = t.snapshot()
+        try:
+            with t.builder.block() as ops:
+                statement(t, node)
+            t.flush(ops)
+            i += 1
+            continue
+        except NeedsRegion:
+            t.restore(here)
+        first = node
+        count = _run_of_block_work(t, statements, i)
+
+        def body(run: Sequence[ast.stmt] = statements[i : i + count]) -> None:
+            for inner in run:
+                statement(t, inner)
+
+        t.region(f"{t.frame.kernel.__name__}_{first.lineno}", first, body)
+        i += count
+
+
+def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) -> int:
+    """How many statements from `start` on cannot be orchestration; at least one. Trying leaves no trace."""
+    before = t.snapshot()
+    count = 0
+    with t.builder.block():
+        for node in statements[start:]:
+            if not isinstance(node, SIMPLE) or count and _calls_a_name(node):
+                break
+            here = t.snapshot()
+            try:
+                if count:
+                    statement(t, node)
+                    break
+                raise NeedsRegion
+            except NeedsRegion:
+                t.restore(here)
+            except KernelError:
+                break
+            try:
+                t.in_region = True
+                statement(t, node)
+            except KernelError:
+                break
+            finally:
+                t.in_region = False
+            count += 1
+    t.restore(before)
+    return max(count, 1)
+
+
+def _calls_a_name(node: ast.stmt) -> bool:
+    """Whether a statement looks like a call of another kernel, which has regions of its own."""
+    value = getattr(node, "value", None)
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+
+
+def statement(t: Tracer, node: ast.stmt) -> None:
+    """Read one statement."""
+    with t.at(node):
+        match node:
+            case ast.Assign():
+                if len(node.targets) != 1:
+                    t.fail(ParserSyntaxError, "chained assignment", node, help="write one assignment per line")
+                assign(t, node.targets[0], node.value)
+            case ast.AnnAssign(value=None):
+                t.fail(ParserSyntaxError, "an annotation without a value", node, help="bind the name: x = …")
+            case ast.AnnAssign():
+                assign(t, node.target, node.value)
+                _check_annotation(t, node)
+            case ast.Expr():
+                expression_statement(t, node)
+            case ast.For():
+                for_statement(t, node, run_body)
+            case ast.If():
+                if_statement(t, node, run_body)
+            case ast.With():
+                with_statement(t, node, run_body)
+            case ast.Return():
+                t.fail(UnsupportedFeatureError, "return stands at the end of the kernel only", node,
+                       help="bind the result to a name in both arms of an if")  # fmt: skip
+            case ast.Pass():
+                pass
+            case _:
+                what, help = NO_STATEMENT.get(type(node), (f"a {type(node).__name__} statement", None))
+                t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, help)
+
+
+def result_of(t: Tracer, node: ast.expr) -> Named:
+    """The right-hand side of an assignment: an expression, or a call of another kernel."""
+    if isinstance(node, ast.Call):
+        with t.at(node):
+            thing = callee(t, node, evaluate)
+            if isinstance(thing, Kernel):
+                return inline(t, thing, node, run_body)
+    return evaluate(t, node)
+
+
+def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
+    """`x = …`, `a, b = …`, `dst[…] = …`."""
+    if isinstance(target, ast.Subscript):
+        _assign_window(t, target, source)
+        return
+    if _is_yield(t, source):
+        _yield(t, target, source)
+        return
+    with t.naming(target.id if isinstance(target, ast.Name) else "v"):
+        value = result_of(t, source)
+    if isinstance(value, (Nothing, Method)):
+        t.fail(ParserTypeError, f"{ast.unparse(source)} has no result to give a name to", source)
+    if isinstance(target, ast.Name):
+        t.bind(target.id, value, target)
+        return
+    if not isinstance(target, (ast.Tuple, ast.List)):
+        t.fail(ParserSyntaxError, f"cannot assign to {ast.unparse(target)}", target,
+               help="assign to a name, or to a window of a named tensor")  # fmt: skip
+    if not isinstance(value, Items):
+        t.fail(ParserTypeError, f"cannot unpack {describe(value)}", source)
+    if len(value.values) != len(target.elts):
+        t.fail(ParserTypeError, f"{len(target.elts)} names for {len(value.values)} values", target)
+    for name, item in zip(target.elts, value.values, strict=True):
+        if not isinstance(name, ast.Name):
+            t.fail(ParserSyntaxError, f"cannot unpack into {ast.unparse(name)}", name, help="unpack into names")
+        t.bind(name.id, item, name)
+
+
+def _assign_window(t: Tracer, target: ast.Subscript, source: ast.expr) -> None:
+    """`dst[window] = src`: a store into memory, an insertion into a block."""
+    if not isinstance(target.value, ast.Name):
+        t.fail(ParserSyntaxError, f"a slice-assignment needs a name, got {ast.unparse(target.value)}", target,
+               help="give the window a name first")  # fmt: skip
+    name = target.value.id
+    base = t.lookup(target.value)
+    if not isinstance(base, (Tensor, Block)):
+        t.fail(ParserTypeError, f"{name} is {describe(base)}, which has no windows", target)
+    value = evaluate(t, source)
+    window = resolve(t, base, target, evaluate)
+    if window.is_element and not isinstance(value, (Tensor, Block)) or isinstance(value, Constant) and is_number(value.value):
+        t.fail(UnsupportedFeatureError, f"{ast.unparse(target)} = a scalar", target,
+               help=f"write pl.write({name}, [indices], value)")  # fmt: skip
+    block = as_source(t, value, source, "slice-assignment")
+    new = write_window(t, base, block, window.shape, window.offsets, t.node, drop=window.drop)
+    if new is not base:
+        t.update(name, new)
+
+
+def expression_statement(t: Tracer, node: ast.Expr) -> None:
+    value = node.value
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return
+    if not isinstance(value, ast.Call):
+        t.fail(UnsupportedFeatureError, f"the expression {ast.unparse(value)} does nothing", node,
+               help="give it a name, or remove it")  # fmt: skip
+    with t.at(value):
+        thing = callee(t, value, evaluate)
+        word = operator_of(thing)
+        if word is not None and word.name in ("static_assert", "static_print"):
+            _while_compiling(t, value, word.name)
+        elif word is not None and word.name == "yield_":
+            _yield(t, None, value)
+        elif word is not None and word.name in LOOP_WORDS:
+            t.fail(ParserSyntaxError, f"pl.{word.name} stands after `for … in` only", value)
+        else:
+            result_of(t, value)
+
+
+def _while_compiling(t: Tracer, node: ast.Call, name: str) -> None:
+    """pl.static_assert and pl.static_print."""
+    values = [evaluate(t, argument) for argument in node.args]
+    if name == "static_print":
+        t.prints.append(" ".join(_shown(value) for value in values))
+        return
+    if not values or not 1 <= len(values) <= 2 or node.keywords:
+        t.fail(InvalidOperationError, "static_assert takes a condition and a message", node)
+    holds = t.constant(values[0], node.args[0], "the condition of static_assert")
+    if not holds and not t.dead:
+        message = _shown(values[1]) if len(values) == 2 else ast.unparse(node.args[0])
+        t.fail(InvalidOperationError, f"static_assert failed: {message}", node)
+
+
+def _shown(value: Named) -> str:
+    if isinstance(value, Constant):
+        return str(value.value)
+    if isinstance(value, Items):
+        return "[" + ", ".join(map(_shown, value.values)) + "]"
+    return describe(value)
+
+
+def _is_yield(t: Tracer, node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "yield_"
+        and getattr(operator_of(callee(t, node, evaluate)), "name", "") == "yield_"
+    )
+
+
+def _yield(t: Tracer, target: ast.expr | None, node: ast.expr) -> None:
+    """`a, b = pl.yield_(x, y)`: what goes on to the next iteration, and the names for it afterwards."""
+    assert isinstance(node, ast.Call)
+    values = tuple(evaluate(t, argument) for argument in node.args)
+    names = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [] if target is None else [target]
+    if names and len(names) != len(values):
+        t.fail(ParserTypeError, f"{len(names)} names for {len(values)} yielded values", node)
+    for name, value in zip(names, values, strict=False):
+        if not isinstance(name, ast.Name):
+            t.fail(ParserSyntaxError, f"cannot yield into {ast.unparse(name)}", name)
+        t.bind(name.id, value, name)
+    t.frame.yielded = values
+    t.frame.yielded_names = tuple(name.id for name in names if isinstance(name, ast.Name))
+
+
+def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
+    """`x: pl.Tensor[[16, 32], pl.FP32] = …` is checked where it names a shape or a dtype."""
+    if not isinstance(node.target, ast.Name):
+        return
+    value = t.frame.names[node.target.id].value
+    function = t.frame.kernel.function
+    local = {name: b.value.value for name, b in t.frame.names.items() if isinstance(b.value, Constant)}
+    try:
+        code = compile(ast.Expression(node.annotation), t.frame.source.file, "eval")
+        annotation = eval(code, function.__globals__, local)
+    except (NameError, TypeError, AttributeError) as reason:
+        t.fail(ParserTypeError, f"the annotation cannot be evaluated: {reason}", node.annotation)
+    if isinstance(annotation, DirectedAnnotation):
+        annotation = annotation.tensor
+    if not isinstance(annotation, TensorAnnotation) or not isinstance(value, (Tensor, Block)):
+        return
+    shape = annotation.shape
+    if shape is not None and all(isinstance(n, int) for n in shape) and tuple(shape) != value.shape:
+        t.fail(ParserTypeError, f"{node.target.id} is annotated {list(shape)}, found {describe(value)}", node)
+    if annotation.dtype is not None and annotation.dtype != value.dtype:
+        t.fail(ParserTypeError, f"{node.target.id} is annotated {annotation.dtype}, found {describe(value)}", node)

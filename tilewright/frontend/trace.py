@@ -1,0 +1,163 @@
+"""From a kernel and the types of its arguments to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tilewright.dtypes import INDEX, DType
+from tilewright.errors import ParserTypeError
+from tilewright.frontend.inlining import run_function
+from tilewright.frontend.signature import Parameter, signature_of
+from tilewright.frontend.source import Consulted, source_of
+from tilewright.frontend.statements import run_body
+from tilewright.frontend.tidying import drop_unused_results
+from tilewright.frontend.tracer import Frame, Tracer
+from tilewright.frontend.values import Binding, Block, Constant, Items, Named, Nothing, Number, Tensor, describe
+from tilewright.ir.nodes import Block as Ops
+from tilewright.ir.nodes import Const, Function, Op, Param, Value
+from tilewright.ir.types import ScalarType, TensorType, tensor_type
+from tilewright.language.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class TensorArgument:
+    """A tensor given at the call."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarArgument:
+    """A scalar given at the call; `value` is set when it is to be a constant of the program."""
+
+    dtype: DType
+    value: int | float | bool | None = None
+
+
+Argument = TensorArgument | ScalarArgument
+
+
+@dataclass(frozen=True, slots=True)
+class FreshResult:
+    """A tensor that the program makes and returns: one more `out` parameter, filled with `fill` before the run."""
+
+    name: str
+    type: TensorType
+    fill: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A program as the author wrote it.
+
+    consulted:     the Python values it depends on; it is stale once one has changed.
+    fresh_results: parameters added at the end for tensors that the program creates and returns.
+    returns:       names of the parameters that `return` names, in its order.
+    constants:     names of scalar parameters that became constants; the function does not take them.
+    """
+
+    function: Function
+    consulted: tuple[Consulted, ...]
+    fresh_results: tuple[FreshResult, ...]
+    returns: tuple[str, ...]
+    constants: tuple[str, ...]
+    prints: tuple[str, ...] = ()
+
+
+def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
+    """Read a kernel for arguments of these types.
+
+    Raises a ParserError that shows the author's line, or NeedsConstant when a run-time scalar stands where
+    only a constant can.
+    """
+    source = source_of(kernel)
+    parameters = signature_of(kernel)
+    frame = Frame(kernel, source)
+    t = Tracer(frame, [p.name for p in parameters])
+    params: list[Param] = []
+    for parameter in parameters:
+        value, param = _parameter(parameter, arguments[parameter.name])
+        frame.names[parameter.name] = Binding(value, parameter.span.line)
+        if param is not None:
+            params.append(param)
+    t.scalar_parameters = frozenset(p.value.name for p in params if isinstance(p.value.type, ScalarType))
+    t.builder.span = t.span(source.function)
+    result = run_function(t, frame, run_body)
+    returned = _results(t, result)
+    ops, fresh = _fresh_results(t, list(t.builder.ops), returned)
+    names = tuple(tensor.root for tensor in returned)
+    if returned:
+        with t.builder.block() as last:
+            t.builder.op("return", [tensor.value for tensor in returned], span=t.span(source.function.body[-1]))
+        ops += last
+    directed = [
+        replace(p, direction="inout") if p.direction == "in" and p.value.name in t.written else p for p in params
+    ]
+    added = [Param(Value(r.name, r.type), "out", t.span(source.function)) for r in fresh]
+    function = Function(kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function))
+    return Traced(
+        drop_unused_results(function),
+        tuple(t.consulted.values()),
+        tuple(fresh),
+        names,
+        tuple(n for n, a in arguments.items() if isinstance(a, ScalarArgument) and a.value is not None),
+        tuple(t.prints),
+    )
+
+
+def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param | None]:
+    if isinstance(argument, TensorArgument):
+        value = Value(parameter.name, tensor_type(argument.shape, argument.dtype))
+        return Tensor(value, parameter.name), Param(value, parameter.direction, parameter.span)
+    if argument.value is not None:
+        typed: Any = argument.value
+        if argument.dtype.is_integer:
+            return Number(Const(int(typed), INDEX if argument.dtype == INDEX else argument.dtype)), None
+        return (Constant(bool(typed)) if argument.dtype.kind == "bool" else Number(Const(float(typed), argument.dtype))), None
+    value = Value(parameter.name, ScalarType(argument.dtype))
+    return Number(value), Param(value, "in", parameter.span)
+
+
+def _results(t: Tracer, result: Named) -> list[Tensor]:
+    """What the kernel returns, as tensors; a returned block is stored into a fresh one."""
+    if isinstance(result, Nothing):
+        return []
+    values = result.values if isinstance(result, Items) else (result,)
+    tensors = []
+    for value in values:
+        if isinstance(value, Block):
+            value = _stored(t, value)
+        if not isinstance(value, Tensor):
+            t.fail(ParserTypeError, f"a kernel returns tensors, got {describe(value)}",
+                   t.frame.source.function.body[-1], help="pl.write a scalar into a tensor")  # fmt: skip
+        tensors.append(value)
+    return tensors
+
+
+def _stored(t: Tracer, block: Block) -> Tensor:
+    made = t.emit("create", [], "result", shape=block.shape, dtype=block.dtype)
+    zeros = [Const(0, INDEX)] * len(block.shape)
+
+    def store() -> None:
+        t.builder.op("store", [block.value, made, *zeros, *block.extents], shape=block.shape)
+
+    t.region(f"{t.frame.kernel.__name__}_result", t.frame.source.function.body[-1], store)
+    return Tensor(made, made.name, fresh=True)
+
+
+def _fresh_results(t: Tracer, ops: list[Op], returned: list[Tensor]) -> tuple[list[Op], list[FreshResult]]:
+    """Top-level creations that are returned become parameters."""
+    roots = {tensor.root: tensor for tensor in returned}
+    fresh: list[FreshResult] = []
+    kept: list[Op] = []
+    for op in ops:
+        if op.name == "create" and op.result.name in roots:
+            kind = op.result.type
+            assert isinstance(kind, TensorType)
+            fresh.append(FreshResult(op.result.name, kind, op.attr("value", 0)))
+        else:
+            kept.append(op)
+    return kept, fresh

@@ -1,0 +1,434 @@
+"""The state of reading one program: where we are, what names mean, what has been emitted."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from tilewright.dtypes import BOOL, FP32, INDEX, DType
+from tilewright.errors import (
+    InvalidOperationError,
+    KernelError,
+    ParserTypeError,
+    UndefinedVariableError,
+    UnsupportedFeatureError,
+)
+from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
+from tilewright.frontend.values import (
+    Binding,
+    Block,
+    Constant,
+    Items,
+    Named,
+    Number,
+    Symbolic,
+    Tensor,
+    describe,
+    is_number,
+    literal,
+    operands_of,
+    renamed,
+)
+from tilewright.ir.build import Builder
+from tilewright.ir.nodes import Const, Op, Operand, Value
+from tilewright.ir.nodes import Block as Ops
+from tilewright.ir.ops.table import RuleBroken, dims
+from tilewright.language.kernel import Kernel
+from tilewright.span import Span
+
+
+class NeedsConstant(Exception):
+    """A run-time scalar stands where only a constant can: trace again with its value."""
+
+    def __init__(self, parameter: str) -> None:
+        self.parameter = parameter
+        super().__init__(parameter)
+
+
+class NeedsRegion(Exception):
+    """Work on blocks met in orchestration: the statement is read again as a region of its own."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """One function body being read: the entry's, or an inlined one's."""
+
+    kernel: Kernel
+    source: Source
+    caller: Span | None = None
+    names: dict[str, Binding] = field(default_factory=dict)
+    gone: dict[str, str] = field(default_factory=dict)  # names out of scope, and why
+    aliases: dict[str, str] = field(default_factory=dict)  # parameter -> the caller's name for it
+    written_back: set[str] = field(default_factory=set)
+    yielded: tuple[Named, ...] | None = None
+    yielded_names: tuple[str, ...] = ()
+
+
+class Tracer:
+    """Reads statements and appends IR. The functions of the sibling modules take it as `t`."""
+
+    def __init__(self, frame: Frame, taken: Sequence[str] = ()) -> None:
+        self.builder = Builder(taken)
+        self.frame = frame
+        self.frames: list[Frame] = [frame]
+        self.in_region = False
+        self.dead = 0  # inside an arm that never runs: its shapes are checked, its bounds are not
+        self.block_index: Operand | None = None  # of the spmd loop around
+        self.consulted: dict[Any, Consulted] = {}
+        self.reads: dict[int, Binding] = {}  # bindings that were looked at
+        self.written: set[str] = set()  # roots of the tensors stored to
+        self.prints: list[str] = []
+        self.symbols: dict[str, Symbolic] = {}  # grows only; an attempt taken back takes its tail along
+        self.hint = "v"
+        self.node: ast.AST = frame.source.function
+
+    # Spans and complaints
+
+    def span(self, node: ast.AST | None = None) -> Span:
+        return self.frame.source.span(node or self.node, self.frame.caller)
+
+    @contextmanager
+    def at(self, node: ast.AST) -> Iterator[None]:
+        """Blame `node` for what is emitted or refused inside."""
+        before = self.node
+        self.node = node
+        self.builder.span = self.span(node)
+        yield
+        self.node = before
+        self.builder.span = self.span(before)
+
+    def fail(
+        self,
+        kind: type[KernelError],
+        message: str,
+        node: ast.AST | None = None,
+        help: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> NoReturn:
+        raise kind(message, self.span(node), notes, help)
+
+    @contextmanager
+    def rules(
+        self, what: str, node: ast.AST, kind: type[KernelError] = InvalidOperationError
+    ) -> Iterator[None]:
+        """Turn a broken rule of the operator table into the author's error."""
+        try:
+            yield
+        except RuleBroken as broken:
+            self.fail(kind, f"{what}: {broken.message}", node, broken.help, self.notes(node))
+
+    def notes(self, node: ast.AST) -> list[str]:
+        """What the names under a node are: `x_tile is a [16, 128] BF16 block, bound on line 38`."""
+        notes = []
+        for name in dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name)):
+            binding = self.frame.names.get(name)
+            if binding is not None and isinstance(binding.value, (Block, Tensor)):
+                where = f", bound on line {binding.line}" if binding.line else ""
+                notes.append(f"{name} is {describe(binding.value)}{where}")
+        return notes
+
+    # Names
+
+    def lookup(self, node: ast.Name) -> Named:
+        """What a name stands for: a local, then a value around the function."""
+        binding = self.frame.names.get(node.id)
+        if binding is not None:
+            self.reads[id(binding)] = binding
+            return binding.value
+        if node.id in self.frame.gone:
+            self.fail(UndefinedVariableError, f"{node.id!r} {self.frame.gone[node.id]}", node,
+                      help="bind it before the loop or branch")  # fmt: skip
+        function = self.frame.kernel.function
+        read = enclosing_reader(function, node.id)
+        if read is not None:
+            try:
+                return self.consult(node.id, (id(function.__globals__), node.id), read)
+            except ValueError:
+                self.fail(UndefinedVariableError, f"{node.id!r} has no value yet around the kernel", node)
+        builtins = function.__globals__.get("__builtins__", {})
+        found = builtins.get(node.id) if isinstance(builtins, dict) else getattr(builtins, node.id, None)
+        if found is not None:
+            return Constant(found)
+        near = difflib.get_close_matches(node.id, [*self.frame.names, *function.__globals__], 1)
+        self.fail(UndefinedVariableError, f"{node.id!r} is not defined here", node,
+                  help=f"did you mean {near[0]!r}?" if near else "bind it first")  # fmt: skip
+
+    def consult(self, name: str, key: Any, read: Callable[[], Any]) -> Named:
+        """A Python value from outside the kernel; the program is stale once it changes."""
+        value = read()
+        if getattr(value, "operator", None) is None and not _is_language(value):
+            self.consulted.setdefault(key, Consulted(name, read, frozen(value)))
+        return from_python(value)
+
+    def bind(self, name: str, value: Named, node: ast.AST | None = None) -> None:
+        """Let `name` stand for `value` from here on."""
+        line = getattr(node or self.node, "lineno", 0)
+        self.frame.names[name] = Binding(value, line)
+        self.frame.gone.pop(name, None)
+        self.frame.aliases.pop(name, None)
+
+    def update(self, name: str, value: Named) -> None:
+        """The block behind `name` was written to: where it came in as an argument, the caller sees it too."""
+        binding = self.frame.names.get(name)
+        self.frame.names[name] = Binding(value, binding.line if binding else 0)
+        if name in self.frame.aliases:
+            self.frame.written_back.add(name)
+
+    def drop(self, name: str, why: str) -> None:
+        """Let `name` mean nothing from here on; using it says why."""
+        self.frame.names.pop(name, None)
+        self.frame.gone[name] = why
+
+    # Scalars
+
+    def operand(self, value: Named, node: ast.AST, what: str) -> Operand:
+        """A scalar operand. ParserTypeError for anything else."""
+        if isinstance(value, Number):
+            return value.operand
+        if isinstance(value, Constant) and is_number(value.value):
+            return literal(value.value)
+        self.fail(ParserTypeError, f"{what} must be a scalar, got {describe(value)}", node)
+
+    def index(self, value: Named, node: ast.AST, what: str) -> Operand:
+        """An integer scalar operand."""
+        operand = self.operand(value, node, what)
+        dtype = operand.type.dtype  # type: ignore[union-attr]
+        if not dtype.is_integer:
+            help = "write // instead of /" if dtype == FP32 else None
+            self.fail(ParserTypeError, f"{what} must be an integer, got {describe(value)}", node, help)
+        if isinstance(operand, Const) and operand.dtype != INDEX:
+            return Const(operand.value, INDEX)
+        return operand
+
+    def constant(self, value: Named, node: ast.AST, what: str, help: str | None = None) -> Any:
+        """A Python number known while compiling. NeedsConstant when a parameter decides it."""
+        if isinstance(value, Constant):
+            return value.value
+        if isinstance(value, Number):
+            if isinstance(value.operand, Const):
+                return value.operand.value
+            symbolic = self.symbolic(value.operand)
+            if not symbolic.terms:
+                return symbolic.constant
+            for parameter in self.parameters_in(value.operand):
+                raise NeedsConstant(parameter)
+        self.fail(ParserTypeError, f"{what} must be known when the kernel is compiled, got {describe(value)}",
+                  node, help)  # fmt: skip
+
+    def extent(self, value: Named, node: ast.AST, what: str) -> int:
+        """A positive constant integer."""
+        found = self.constant(value, node, what, help="a run-time extent goes into valid_shape=")
+        if isinstance(found, bool) or not isinstance(found, int):
+            help = "write // instead of /" if isinstance(found, float) else None
+            self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, help)
+        return found
+
+    def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
+        """A list of positive constant extents."""
+        if not isinstance(value, Items) or not value.values:
+            self.fail(ParserTypeError, f"{what} must be a list of extents, got {describe(value)}", node)
+        nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * len(value.values)
+        extents = tuple(
+            self.extent(v, n, f"extent {axis} of {what}")
+            for axis, (v, n) in enumerate(zip(value.values, nodes, strict=True))
+        )
+        if any(extent <= 0 for extent in extents):
+            self.fail(InvalidOperationError, f"{what} needs positive extents, got {dims(extents)}", node)
+        return extents
+
+    def indices(self, value: Named, node: ast.AST, what: str, count: int) -> tuple[Operand, ...]:
+        """A list of integer scalars, one per axis."""
+        items = value.values if isinstance(value, Items) else (value,) if count == 1 else None
+        if items is None:
+            self.fail(ParserTypeError, f"{what} must be a list of {count}, got {describe(value)}", node)
+        if len(items) != count:
+            self.fail(InvalidOperationError, f"{what} needs {count} scalars, one per axis, got {len(items)}",
+                      node)  # fmt: skip
+        nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * count
+        return tuple(self.index(v, n, what) for v, n in zip(items, nodes, strict=True))
+
+    def scalar(self, name: str, *operands: Operand, node: ast.AST | None = None, hint: str = "i") -> Operand:
+        """A scalar op, folded where possible; remembers enough to compare offsets symbolically."""
+        with self.rules(f"scalar {name[2:]}", node or self.node):
+            result = self.builder.scalar(name, *operands, hint=hint)
+        if isinstance(result, Value) and result.name not in self.symbols:
+            self.symbols[result.name] = self._derive(name, operands, result)
+        return result
+
+    def _derive(self, name: str, operands: Sequence[Operand], result: Value) -> Symbolic:
+        if name in ("s.min", "s.max", "s.floordiv", "s.mod", "s.shl", "s.shr") or (
+            name in ("s.add", "s.sub", "s.mul", "s.neg") and result.type.dtype.is_integer  # type: ignore[union-attr]
+        ):
+            parts = [self.symbolic(x) for x in operands]
+            match name:
+                case "s.add":
+                    return parts[0].plus(parts[1])
+                case "s.sub":
+                    return parts[0].plus(parts[1], -1)
+                case "s.neg":
+                    return parts[0].times(-1)
+                case "s.mul" if not parts[0].terms:
+                    return parts[1].times(parts[0].constant)
+                case "s.mul" if not parts[1].terms:
+                    return parts[0].times(parts[1].constant)
+            return Symbolic(0, {(name, *(part.key for part in parts)): 1})
+        parts = [self.symbolic(x) for x in operands]
+        return Symbolic(0, {(name, *(part.key for part in parts)): 1})
+
+    def symbolic(self, operand: Operand) -> Symbolic:
+        if isinstance(operand, Const):
+            if isinstance(operand.value, int):
+                return Symbolic(int(operand.value))
+            return Symbolic(0, {("const", operand.value): 1})
+        return self.symbols.get(operand.name) or Symbolic(0, {operand.name: 1})
+
+    def parameters_in(self, operand: Operand) -> list[str]:
+        """Scalar parameters that decide a value, in the order met."""
+        found: list[str] = []
+
+        def visit(thing: Any) -> None:
+            if isinstance(thing, str):
+                if thing in self.scalar_parameters:
+                    found.append(thing)
+            elif isinstance(thing, (tuple, frozenset)):
+                for part in thing:
+                    visit(part)
+
+        visit(self.symbolic(operand).key)
+        return found
+
+    scalar_parameters: frozenset[str] = frozenset()
+
+    def min(self, a: Operand, b: Operand) -> Operand:
+        return self.scalar("s.min", a, b)
+
+    # Regions
+
+    def need_region(self) -> None:
+        """Called by whatever works on blocks."""
+        if not self.in_region:
+            raise NeedsRegion
+
+    def emit(self, name: str, operands: Sequence[Operand], hint: str | None = None, **attrs: Any) -> Value:
+        """An op with one result, called after the name that the author gives it."""
+        return self.builder.value(name, operands, hint or self.hint, **attrs)
+
+    @contextmanager
+    def naming(self, hint: str) -> Iterator[None]:
+        """Call results after `hint` inside."""
+        before, self.hint = self.hint, hint
+        yield
+        self.hint = before
+
+    def region(self, name: str, node: ast.AST, body: Callable[[], None]) -> None:
+        """Run `body` as a region; names bound inside stand for the region's results afterwards."""
+        if self.in_region:
+            body()
+            return
+        span = self.span(node)
+        with self.builder.block() as ops:
+            self.in_region = True
+            try:
+                body()
+            finally:
+                self.in_region = False
+            inside = {r.name for op in ops for r in op.results}
+            leaving: dict[str, Value] = {}
+            for binding in self.frame.names.values():
+                for operand in operands_of(binding.value):
+                    if isinstance(operand, Value) and operand.name in inside:
+                        leaving.setdefault(operand.name, operand)
+            values = list(leaving.values())
+            self.builder.op("yield", values, span=span)
+        op = self.builder.structured(
+            "at", (), (Ops((), tuple(ops)),), [v.type for v in values], [v.name for v in values],
+            span=span, name=name,
+        )  # fmt: skip
+        results = dict(zip(leaving, op.results, strict=True))
+        for old, new in results.items():
+            if old in self.symbols:
+                self.symbols[new.name] = self.symbols[old]
+
+        def outside(operand: Operand) -> Operand:
+            return results.get(operand.name, operand) if isinstance(operand, Value) else operand
+
+        for key, binding in list(self.frame.names.items()):
+            moved = renamed(binding.value, outside)
+            if moved is not binding.value and moved != binding.value:
+                self.frame.names[key] = Binding(moved, binding.line)
+
+    # Attempts that can be taken back
+
+    def snapshot(self) -> tuple[Any, ...]:
+        frames = [
+            (f, dict(f.names), dict(f.gone), set(f.written_back), dict(f.aliases), f.yielded, f.yielded_names)
+            for f in self.frames
+        ]
+        here = (len(self.prints), len(self.symbols), self.in_region, self.hint, self.block_index, self.dead)
+        return frames, self.builder.mark(), here, list(self.frames), self.node
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        frames, mark, here, self.frames, self.node = snapshot
+        prints, symbols, self.in_region, self.hint, self.block_index, self.dead = here
+        while len(self.symbols) > symbols:
+            self.symbols.popitem()
+        self.frames = list(self.frames)
+        self.frame = self.frames[-1]
+        for f, names, gone, written, aliases, yielded, yielded_names in frames:
+            f.names, f.gone, f.written_back, f.aliases = dict(names), dict(gone), set(written), dict(aliases)
+            f.yielded, f.yielded_names = yielded, yielded_names
+        self.builder.reset(mark)
+        self.builder.span = self.span()
+        del self.prints[prints:]
+
+    @contextmanager
+    def discarded(self) -> Iterator[None]:
+        """What is emitted inside never was; symbolic knowledge gained inside goes with it."""
+        mark, symbols = self.builder.mark(), len(self.symbols)
+        with self.builder.block():
+            yield
+        self.builder.reset(mark)
+        while len(self.symbols) > symbols:
+            self.symbols.popitem()
+
+    def flush(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            self.builder.append(op)
+
+
+def _is_language(value: object) -> bool:
+    name = getattr(value, "__name__", "")
+    return isinstance(name, str) and name.startswith(("tilewright.language", "pypto"))
+
+
+def from_python(value: Any) -> Named:
+    """A Python value as a kernel sees it."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return Items(tuple(from_python(item) for item in value))
+    return Constant(value)
+
+
+def to_number(value: Named) -> Number | None:
+    """A scalar, if the value is one."""
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Constant) and is_number(value.value):
+        return Number(literal(value.value))
+    return None
+
+
+__all__ = [
+    "BOOL",
+    "DType",
+    "Frame",
+    "NeedsConstant",
+    "NeedsRegion",
+    "Tracer",
+    "UnsupportedFeatureError",
+    "from_python",
+    "to_number",
+]

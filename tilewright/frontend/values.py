@@ -1,0 +1,265 @@
+"""What a name can stand for while a kernel is read: a constant, a scalar, a tensor, a block, a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tilewright.dtypes import BOOL, FP32, INDEX, DType
+from tilewright.ir.nodes import Const, Operand, Value
+from tilewright.ir.ops.table import dims
+from tilewright.ir.types import ScalarType, TensorType, TileType
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A Python value known while compiling: a number, a string, a dtype, a function, a module, …"""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list or tuple of values, such as a shape."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A scalar of the program: a literal with a dtype, or a value known at run time."""
+
+    operand: Operand
+
+    @property
+    def dtype(self) -> DType:
+        return self.operand.type.dtype  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class Overhang:
+    """A window kept as a description, because only its valid part exists in memory."""
+
+    offsets: tuple[Operand, ...]  # in the tensor
+    shape: tuple[int, ...]  # per axis of the tensor
+    valid: tuple[Operand, ...]  # per axis of the tensor
+    drop: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor in memory. `fresh` marks one that create_tensor made; `root` names the memory behind it."""
+
+    value: Value
+    root: str
+    fresh: bool = False
+    overhang: Overhang | None = None
+
+    @property
+    def type(self) -> TensorType:
+        assert isinstance(self.value.type, TensorType)
+        return self.value.type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.overhang is None:
+            return self.type.shape
+        return tuple(n for axis, n in enumerate(self.overhang.shape) if axis not in self.overhang.drop)
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of data. `valid` is its valid extent per axis, None when all of it is."""
+
+    value: Value
+    valid: tuple[Operand, ...] | None = None
+
+    @property
+    def type(self) -> TileType:
+        assert isinstance(self.value.type, TileType)
+        return self.value.type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def extents(self) -> tuple[Operand, ...]:
+        """The valid extents, written out."""
+        return self.valid if self.valid is not None else full_extents(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A task id; it orders tasks on a device and has no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`x.bind_dynamic`, or another method of a tensor."""
+
+    owner: Tensor | Block
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """What a call gives that gives nothing."""
+
+
+Named = Constant | Items | Number | Tensor | Block | Token | Method | Nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A name's value, and the line it was bound on."""
+
+    value: Named
+    line: int = 0
+
+
+def full_extents(shape: Sequence[int]) -> tuple[Operand, ...]:
+    return tuple(Const(extent, INDEX) for extent in shape)
+
+
+def with_valid(value: Value, valid: Sequence[Operand] | None) -> Block:
+    """A block; valid extents that are constants equal to the shape are the same as none."""
+    assert isinstance(value.type, TileType)
+    if valid is None or tuple(valid) == full_extents(value.type.shape):
+        return Block(value)
+    return Block(value, tuple(valid))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (bool, int, float))
+
+
+def literal(value: int | float | bool) -> Const:
+    """The scalar that a Python number is (language.md 2.3)."""
+    if isinstance(value, bool):
+        return Const(value, BOOL)
+    if isinstance(value, int):
+        return Const(value, INDEX)
+    return Const(value, FP32)
+
+
+def describe(value: Named) -> str:
+    """A value in the words of a message: `a [16, 128] FP32 block`."""
+    match value:
+        case Constant(value=v) if is_number(v) or isinstance(v, (str, DType)) or v is None:
+            return f"the constant {v!r}"
+        case Constant(value=v):
+            return f"the Python {type(v).__name__} {getattr(v, '__name__', repr(v))}"
+        case Items():
+            return f"a list of {len(value.values)}"
+        case Number(operand=Const(value=v)):
+            return f"the {value.dtype} constant {v!r}"
+        case Number():
+            return f"a run-time {value.dtype} scalar"
+        case Tensor():
+            return f"a {dims(value.shape)} {value.dtype} tensor"
+        case Block():
+            return f"a {dims(value.shape)} {value.dtype} block"
+        case Token():
+            return "a task id"
+        case Method():
+            return f"the method {value.name}"
+        case Nothing():
+            return "a call without a result"
+
+
+def same(a: Named, b: Named) -> bool:
+    """Whether two names stand for one thing. Constants compare with their type: 1 is not True."""
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        return a.value is b.value or (type(a.value) is type(b.value) and a.value == b.value)
+    return a == b
+
+
+def operands_of(value: Named) -> tuple[Operand, ...]:
+    """The operands a value is made of, outermost first."""
+    match value:
+        case Number():
+            return (value.operand,)
+        case Block():
+            return (value.value, *(value.valid or ()))
+        case Tensor():
+            hang = value.overhang
+            return (value.value, *(() if hang is None else (*hang.offsets, *hang.valid)))
+        case Items():
+            return tuple(x for v in value.values for x in operands_of(v))
+    return ()
+
+
+def renamed(value: Named, new: Callable[[Operand], Operand]) -> Named:
+    """The value with every operand replaced by `new(operand)`."""
+    match value:
+        case Number():
+            return Number(new(value.operand))
+        case Block():
+            valid = None if value.valid is None else tuple(map(new, value.valid))
+            tile = new(value.value)
+            assert isinstance(tile, Value)
+            return Block(tile, valid)
+        case Tensor(overhang=Overhang() as hang):
+            moved = replace(hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid)))
+            return replace(value, overhang=moved)
+        case Items():
+            return Items(tuple(renamed(v, new) for v in value.values))
+    return value
+
+
+@dataclass(slots=True)
+class Symbolic:
+    """`constant + sum(coefficient * atom)`: enough algebra to see that `(k + 1) * T - k * T` is T."""
+
+    constant: int = 0
+    terms: dict[Any, int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Any:
+        return (self.constant, frozenset(self.terms.items()))
+
+    def plus(self, other: Symbolic, sign: int = 1) -> Symbolic:
+        terms = dict(self.terms)
+        for atom, coefficient in other.terms.items():
+            terms[atom] = terms.get(atom, 0) + sign * coefficient
+        return Symbolic(self.constant + sign * other.constant, {a: c for a, c in terms.items() if c})
+
+    def times(self, factor: int) -> Symbolic:
+        if factor == 0:
+            return Symbolic()
+        return Symbolic(self.constant * factor, {a: c * factor for a, c in self.terms.items()})
+
+
+__all__ = [
+    "Binding",
+    "Block",
+    "Constant",
+    "Items",
+    "Method",
+    "Named",
+    "Nothing",
+    "Number",
+    "Overhang",
+    "ScalarType",
+    "Symbolic",
+    "Tensor",
+    "Token",
+    "describe",
+    "full_extents",
+    "is_number",
+    "literal",
+    "operands_of",
+    "renamed",
+    "same",
+    "with_valid",
+]

@@ -1,0 +1,101 @@
+"""The kernel's calls in one run: arguments, poison, guards, and the same bits every time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilewright.golden.guards import POISONS, Guarded, guarded
+from tilewright.golden.result import Bench
+from tilewright.golden.spec import Spec, TensorSpec
+
+
+class Launch:
+    """The kernel's calls: arguments, poison, guards, repeated runs."""
+
+    def __init__(
+        self,
+        fn: Any,
+        specs: Sequence[Spec],
+        values: Mapping[str, Any],
+        snapshot: Mapping[str, Tensor],
+        backend: str | None,
+        threads: int | None,
+        strict: bool,
+    ) -> None:
+        self.fn, self.specs, self.snapshot = fn, specs, snapshot
+        self.options = {k: v for k, v in (("backend", backend), ("threads", threads)) if v is not None}
+        self.arguments = dict(values)
+        self.guards: dict[str, Guarded] = {}
+        self.found: list[str] = []
+        if strict:
+            for spec in outputs_of(specs):
+                self.guards[spec.name] = guarded(values[spec.name])
+                self.arguments[spec.name] = self.guards[spec.name].tensor
+        self.outputs: dict[str, Tensor] = {}
+
+    def run(self, repeats: int) -> Bench:
+        """The validated call, then `repeats` warm ones that must give the same bits."""
+        first = self._call(POISONS[0])
+        self.outputs = {spec.name: self.arguments[spec.name].clone() for spec in outputs_of(self.specs)}
+        warm = []
+        for round_ in range(repeats):
+            warm.append(self._call(POISONS[(round_ + 1) % 2]))
+            if round_ == 0:
+                self._compare_bits()
+        return Bench(first, tuple(warm))
+
+    def problems(self, snapshot: Mapping[str, Tensor]) -> list[str]:
+        """What went wrong beside the values of the outputs."""
+        if self.guards:
+            for spec in self.specs:
+                if isinstance(spec, TensorSpec) and spec.role == "input":
+                    if not same_bits(self.arguments[spec.name], snapshot[spec.name]):
+                        self.found.append(f"'{spec.name}': the kernel wrote to this input")
+        return list(dict.fromkeys(self.found))
+
+    def _call(self, poison: int) -> float:
+        for spec in outputs_of(self.specs):
+            guard = self.guards.get(spec.name)
+            if guard is not None:
+                guard.poison(poison)
+            if spec.role == "in-out":
+                self.arguments[spec.name].copy_(self.snapshot[spec.name])
+        args = [self.arguments[spec.name] for spec in self.specs]
+        call = self.fn.run if self.options else self.fn
+        started = time.perf_counter()
+        call(*args, **self.options)
+        seconds = time.perf_counter() - started
+        for name, guard in self.guards.items():
+            trespass = guard.trespass(poison)
+            if trespass:
+                self.found.append(f"'{name}': {trespass}")
+        return seconds
+
+    def _compare_bits(self) -> None:
+        """Another poison, the same result: nothing was left unwritten, nothing depends on luck."""
+        for name, before in self.outputs.items():
+            after = self.arguments[name]
+            if not same_bits(before, after):
+                changed = int((bytes_of(before) != bytes_of(after)).sum())
+                self.found.append(
+                    f"'{name}': {changed} bytes differ between two runs; an element is never written, "
+                    "or the kernel is not deterministic"
+                )
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(bytes_of(a), bytes_of(b))
+
+
+def outputs_of(specs: Sequence[Spec]) -> list[TensorSpec]:
+    """The specs of outputs and in-outs."""
+    return [spec for spec in specs if isinstance(spec, TensorSpec) and spec.is_output]

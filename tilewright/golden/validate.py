@@ -1,0 +1,115 @@
+"""Judging all outputs of a run: the default comparison, comparators and policies alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilewright.golden.comparators import Comparator
+from tilewright.golden.policies import Case, Policy
+from tilewright.golden.report import DEFAULT, OutputReport, excess, mismatch_lines, worst_of
+
+Judge = Comparator | Policy
+
+
+def judge_outputs(
+    case: Case,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    compare_fn: Mapping[str, Judge] | None = None,
+) -> list[OutputReport]:
+    """A report on every output of `case`, in their order; all are judged, whatever fails.
+
+    Raises ValueError when `compare_fn` names no output, or policies need each other in a circle.
+    """
+    judges = dict(compare_fn or {})
+    unknown = [name for name in judges if name not in case.actual]
+    if unknown:
+        raise ValueError(f"compare_fn names {unknown}, outputs are {list(case.actual)}")
+    for name in _in_order(case, judges):
+        judge = judges.get(name)
+        if isinstance(judge, Policy):
+            case.reports[name] = judge.judge(name, case)
+        else:
+            case.reports[name] = _compare(name, case, rtol, atol, judge)
+    return [case.reports[name] for name in case.actual]
+
+
+def validate_golden(
+    outputs: Mapping[str, Tensor],
+    golden: Mapping[str, Tensor],
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    compare_fn: Mapping[str, Judge] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise AssertionError with the first mismatches unless every output agrees with `golden`."""
+    case = Case(outputs, golden, inputs or {})
+    error = error_of(judge_outputs(case, rtol, atol, compare_fn))
+    if error is not None:
+        raise AssertionError(error)
+
+
+def error_of(reports: list[OutputReport]) -> str | None:
+    """The error text of a run with these reports; None when all passed."""
+    failed = [report for report in reports if not report.passed]
+    if not failed:
+        return None
+    names = [report.name for report in failed]
+    return "\n".join([f"Output(s) does not match golden: {names}", *(r.message for r in failed)])
+
+
+def _in_order(case: Case, judges: Mapping[str, Judge]) -> list[str]:
+    """Output names such that what a policy needs comes before it."""
+    done: list[str] = []
+    waiting = list(case.actual)
+    while waiting:
+        ready = [n for n in waiting if all(need in done for need in _needs(judges.get(n)))]
+        if not ready:
+            raise ValueError(f"policies of {waiting} need each other, or an output that does not exist")
+        done += ready
+        waiting = [n for n in waiting if n not in ready]
+    return done
+
+
+def _needs(judge: Judge | None) -> tuple[str, ...]:
+    return judge.needs if isinstance(judge, Policy) else ()
+
+
+def _compare(
+    name: str, case: Case, rtol: float, atol: float, compare: Comparator | None
+) -> OutputReport:
+    """A comparator's verdict or, without one, that of `torch.allclose` (language.md 6.6)."""
+    actual, expected = case.actual[name].cpu(), case.expected[name].cpu()
+    shape, dtype = tuple(actual.shape), actual.dtype
+    alike = actual.shape == expected.shape and actual.dtype == expected.dtype
+    ratio = excess(actual, expected, rtol, atol) if alike else None
+    worst = None if ratio is None else worst_of(ratio, actual, expected)
+    if compare is not None:
+        passed, message = compare(
+            actual,
+            expected,
+            actual_outputs=case.actual,
+            expected_outputs=case.expected,
+            inputs={k: v for k, v in case.values.items() if isinstance(v, Tensor)},
+            rtol=rtol,
+            atol=atol,
+        )
+        label = getattr(compare, "__name__", type(compare).__name__)
+        text = "" if passed else f"'{name}': {message}"
+        return OutputReport(name, passed, label, shape, dtype, None, worst, (), text)
+    if ratio is None:
+        message = (
+            f"'{name}' is {shape} {dtype}, the golden is {tuple(expected.shape)} {expected.dtype}"
+        )
+        return OutputReport(name, False, DEFAULT, shape, dtype, message=message)
+    outside = ~torch.isclose(actual, expected, rtol=rtol, atol=atol)
+    count = int(outside.sum())
+    if count == 0:
+        return OutputReport(name, True, DEFAULT, shape, dtype, 0, worst)
+    lines = [f"'{name}': {count}/{actual.numel()} elements mismatch, rtol={rtol:g} atol={atol:g}"]
+    lines += mismatch_lines(outside, actual, expected)
+    return OutputReport(name, False, DEFAULT, shape, dtype, count, worst, (), "\n".join(lines))

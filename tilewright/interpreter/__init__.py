@@ -1,0 +1,9 @@
+"""The meaning of every operator: runs IR on Torch arrays, one op at a time.
+
+`run` walks a function in program order. Each family module holds one short function per operator
+(`@meaning("row_max")`); rounding and overflow are decided there and nowhere else.
+"""
+
+from tilewright.interpreter.run import run
+
+__all__ = ["run"]

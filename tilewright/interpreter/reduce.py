@@ -1,0 +1,104 @@
+"""Reductions over the valid part of a tile.
+
+Float sums are added in double and rounded once: to FP32, and from there to a 16-bit type. That is
+the value every order of FP32 additions approximates, and it depends on the row alone. FP16
+`col_sum` is the exception of language.md 5.7: it adds in FP16, row by row, rounding every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from tilewright.dtypes import FP16, UINT64, DType
+from tilewright.interpreter.arrays import constant, leading, rounded, wrapped
+from tilewright.interpreter.elementwise import INT64_MIN
+from tilewright.interpreter.meanings import Call, meaning
+from tilewright.interpreter.memory import require_valid
+
+Array = torch.Tensor
+Reduce = Callable[[Array, int], Array]
+
+
+@meaning("row_sum")
+def row_sum(call: Call, a: Array, *valid: int) -> Array:
+    """[…, M, N] -> […, M, 1]."""
+    return _reduce(call, a, valid, -1, lambda x, axis: _sum(x, axis, call.dtype))
+
+
+@meaning("row_max")
+def row_max(call: Call, a: Array, *valid: int) -> Array:
+    return _reduce(call, a, valid, -1, lambda x, axis: _largest(x, axis, call.dtype))
+
+
+@meaning("row_min")
+def row_min(call: Call, a: Array, *valid: int) -> Array:
+    return _reduce(call, a, valid, -1, lambda x, axis: _smallest(x, axis, call.dtype))
+
+
+@meaning("col_sum")
+def col_sum(call: Call, a: Array, *valid: int) -> Array:
+    """[…, M, N] -> […, 1, N]."""
+    if call.dtype == FP16:
+        return _reduce(call, a, valid, -2, _sum_row_after_row)
+    return _reduce(call, a, valid, -2, lambda x, axis: _sum(x, axis, call.dtype))
+
+
+@meaning("col_max")
+def col_max(call: Call, a: Array, *valid: int) -> Array:
+    return _reduce(call, a, valid, -2, lambda x, axis: _largest(x, axis, call.dtype))
+
+
+@meaning("col_min")
+def col_min(call: Call, a: Array, *valid: int) -> Array:
+    return _reduce(call, a, valid, -2, lambda x, axis: _smallest(x, axis, call.dtype))
+
+
+def _reduce(call: Call, a: Array, valid: tuple[int, ...], axis: int, reduce: Reduce) -> Array:
+    """Reduce the valid part; results that belong to no valid row (column) stay unspecified."""
+    require_valid(a.shape, valid, call.op.span)
+    out = call.blank()
+    extents = list(valid)
+    extents[axis] = 1
+    leading(out, tuple(extents)).copy_(reduce(leading(a, valid), axis))
+    return out
+
+
+def _sum(x: Array, axis: int, dtype: DType) -> Array:
+    if not dtype.is_float:
+        return wrapped(x.sum(axis, keepdim=True, dtype=torch.int64), dtype)
+    return rounded(x.contiguous().double().sum(axis, keepdim=True).float(), dtype)
+
+
+def _sum_row_after_row(x: Array, axis: int) -> Array:
+    """FP16 additions in order, each rounded to nearest even."""
+    total = torch.zeros_like(x[..., :1, :]) if x.shape[axis] == 0 else x[..., :1, :]
+    for row in range(1, x.shape[axis]):
+        total = (total.float() + x[..., row : row + 1, :].float()).half()
+    return total
+
+
+def _largest(x: Array, axis: int, dtype: DType) -> Array:
+    if x.shape[axis] == 0:
+        low = -math.inf if dtype.is_float else dtype.int_range()[0]
+        return _constant_like(x, axis, low, dtype)
+    if dtype == UINT64:
+        return (x ^ INT64_MIN).amax(axis, keepdim=True) ^ INT64_MIN
+    return x.amax(axis, keepdim=True)
+
+
+def _smallest(x: Array, axis: int, dtype: DType) -> Array:
+    if x.shape[axis] == 0:
+        high = math.inf if dtype.is_float else dtype.int_range()[1]
+        return _constant_like(x, axis, high, dtype)
+    if dtype == UINT64:
+        return (x ^ INT64_MIN).amin(axis, keepdim=True) ^ INT64_MIN
+    return x.amin(axis, keepdim=True)
+
+
+def _constant_like(x: Array, axis: int, value: float, dtype: DType) -> Array:
+    shape = list(x.shape)
+    shape[axis] = 1
+    return constant(value, tuple(shape), dtype)

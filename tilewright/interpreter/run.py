@@ -1,0 +1,168 @@
+"""Walking a function: arguments in, ops in program order, loops and branches, results out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from tilewright.dtypes import BOOL
+from tilewright.errors import ArgumentError, CompilerBug, KernelError
+from tilewright.interpreter import elementwise, matmul, memory, reduce, scalar, shape
+from tilewright.interpreter.arrays import fp32, storage
+from tilewright.interpreter.meanings import MEANINGS, Call
+from tilewright.interpreter.memory import of_array
+from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param
+from tilewright.ir.ops.table import dims
+from tilewright.ir.printer import op_text
+from tilewright.ir.types import ScalarType, TensorType
+
+FAMILIES = (elementwise, matmul, memory, reduce, scalar, shape)  # importing them fills MEANINGS
+
+Order = Literal["ascending", "reverse", "shuffled"]
+UNORDERED = ("parallel", "spmd")
+SHUFFLE_SEED = 20260526
+
+
+@torch.no_grad()
+def run(
+    function: Function,
+    args: Sequence[torch.Tensor | float],
+    *,
+    poison: bool = False,
+    order: Order = "ascending",
+) -> tuple[torch.Tensor, ...]:
+    """Run `function` on `args` (one per parameter, in order) and give what its `return` names.
+
+    poison: fill unspecified contents (fresh tensors, what lies outside a valid region) with NaN, or
+            0x4D bytes in integers, so that reading them shows.
+    order:  in which iterations of `parallel` and `spmd` loops run; a correct program cannot tell.
+    Raises BoundsError before an access outside a tensor, KernelError where a check in the program
+    fails, ArgumentError when `args` do not fit the parameters.
+    """
+    if len(args) != len(function.params):
+        raise ArgumentError(
+            f"{function.name} takes {len(function.params)} arguments, got {len(args)}",
+            function.span,
+        )
+    machine = _Machine(poison, order)
+    for param, arg in zip(function.params, args, strict=True):
+        machine.names[param.value.name] = _argument(param, arg)
+    machine.block(function.body)
+    return machine.returned
+
+
+def _argument(param: Param, arg: Any) -> Any:
+    """An argument as the machine holds it: memory, or a Python number."""
+    wanted, name = param.value.type, param.value.name
+    if isinstance(wanted, ScalarType):
+        if isinstance(arg, torch.Tensor):
+            raise ArgumentError(f"{name} is a scalar parameter, got a tensor", param.span)
+        if wanted.dtype.is_float:
+            return fp32(arg)
+        return bool(arg) if wanted.dtype == BOOL else int(arg)
+    assert isinstance(wanted, TensorType)
+    if not isinstance(arg, torch.Tensor):
+        raise ArgumentError(
+            f"{name} is a tensor parameter, got {arg.__class__.__name__}", param.span
+        )
+    if tuple(arg.shape) != wanted.shape or arg.dtype != storage(wanted.dtype):
+        raise ArgumentError(
+            f"{name} is {dims(arg.shape)} {arg.dtype}, wanted {dims(wanted.shape)} {wanted.dtype}",
+            param.span,
+        )
+    if arg.numel() and not _strides_fit(arg, wanted):
+        raise ArgumentError(
+            f"{name} has strides {dims(arg.stride())}, wanted {dims(wanted.strides)}",
+            param.span,
+            help=f"pass {name}.contiguous()",
+        )
+    return of_array(arg, wanted, name)
+
+
+def _strides_fit(arg: torch.Tensor, type: TensorType) -> bool:
+    """Strides agree on every axis that has more than one element."""
+    pairs = zip(type.shape, arg.stride(), type.strides, strict=True)
+    return all(found == wanted for extent, found, wanted in pairs if extent > 1)
+
+
+class _Machine:
+    """The state of one run: what each name holds."""
+
+    def __init__(self, poison: bool, order: Order) -> None:
+        self.names: dict[str, Any] = {}
+        self.poison, self.order = poison, order
+        self.random = random.Random(SHUFFLE_SEED)
+        self.returned: tuple[torch.Tensor, ...] = ()
+
+    def value(self, operand: Operand) -> Any:
+        if isinstance(operand, Const):
+            return fp32(operand.value) if operand.dtype.is_float else operand.value
+        return self.names[operand.name]
+
+    def values(self, operands: Sequence[Operand]) -> list[Any]:
+        return [self.value(x) for x in operands]
+
+    def block(self, block: Block) -> list[Any]:
+        """Run the ops; what the block's `yield` hands out."""
+        for op in block.ops:
+            if op.name == "yield":
+                return self.values(op.operands)
+            self.op(op)
+        return []
+
+    def op(self, op: Op) -> None:
+        match op.name:
+            case "for":
+                results = self.loop(op)
+            case "if":
+                results = self.block(op.blocks[0 if self.value(op.operands[0]) else 1])
+            case "at" | "sweep" | "serial":
+                results = self.block(op.blocks[0])
+            case "return":
+                self.returned = tuple(m.whole() for m in self.values(op.operands))
+                results = []
+            case _:
+                results = self.plain(op)
+        for value, result in zip(op.results, results, strict=True):
+            self.names[value.name] = result
+
+    def plain(self, op: Op) -> list[Any]:
+        """One op of the table by its meaning. A failure of our own says which op it was."""
+        if op.name not in MEANINGS:
+            raise CompilerBug(f"the interpreter does not know {op.name!r}", op_text(op))
+        try:
+            result = MEANINGS[op.name](Call(op, self.poison), *self.values(op.operands))
+        except KernelError:
+            raise
+        except Exception as failure:
+            raise CompilerBug(
+                f"interpreting the op written at {op.span}: {failure!r}",
+                op_text(op),
+            ) from failure
+        return [result] if op.results else []
+
+    def loop(self, op: Op) -> list[Any]:
+        """Carried values go from one trip to the next; bounds were evaluated once."""
+        start, stop, step, *carried = self.values(op.operands)
+        if step == 0:
+            raise KernelError("the step of a loop is 0", op.span, help="use a positive step")
+        trips: Sequence[int] = range(start, stop, step)
+        if op.attr("kind") in UNORDERED and self.order != "ascending":
+            trips = self.reordered(trips)
+        variable, *args = op.blocks[0].args
+        for i in trips:
+            self.names[variable.name] = i
+            for arg, value in zip(args, carried, strict=True):
+                self.names[arg.name] = value
+            carried = self.block(op.blocks[0])
+        return carried
+
+    def reordered(self, trips: Sequence[int]) -> Sequence[int]:
+        if self.order == "reverse":
+            return trips[::-1]
+        shuffled = list(trips)
+        self.random.shuffle(shuffled)
+        return shuffled

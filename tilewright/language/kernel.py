@@ -1,0 +1,143 @@
+"""`pl.jit` and its siblings: a Python function becomes a Kernel. Compiling and running are `tilewright.jit`'s."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Literal, Protocol
+
+from tilewright.errors import KernelError, UnsupportedFeatureError
+
+KernelKind = Literal["entry", "inline", "incore", "opaque"]
+
+
+class Launcher(Protocol):
+    """What runs kernels; `tilewright.jit` registers the one there is."""
+
+    def run(
+        self,
+        kernel: Kernel,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        backend: str | None,
+        threads: int | None,
+    ) -> Any: ...
+
+    def specialize(
+        self, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
+    ) -> Any: ...
+
+
+_launchers: list[Launcher] = []
+
+
+def register_launcher(launcher: Launcher) -> None:
+    """Say who runs kernels from now on."""
+    _launchers[:] = [launcher]
+
+
+def _launcher() -> Launcher:
+    if not _launchers:
+        raise KernelError("nothing here can run a kernel", help="import tilewright before calling it")
+    return _launchers[0]
+
+
+class Kernel:
+    """A function written in the language, and what kind of function it is.
+
+    kind: 'entry' is called from Python; 'inline', 'opaque' and 'incore' from other kernels ('incore'
+    bodies are one region). Raises UnsupportedFeatureError when the source cannot be read.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], kind: KernelKind, check_annotations: bool = True
+    ) -> None:
+        if not isinstance(function, FunctionType):
+            raise UnsupportedFeatureError(
+                f"only a plain function can be a kernel, got {type(function).__name__}",
+                help="decorate a def",
+            )
+        self.function = function
+        self.kind = kind
+        self.check_annotations = check_annotations
+        self.specializations: dict[Any, Any] = {}
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        code = function.__code__
+        if not linecache.getlines(code.co_filename, function.__globals__):
+            raise UnsupportedFeatureError(
+                f"the source of {function.__name__!r} cannot be read (it comes from {code.co_filename})",
+                help="write the kernel in a file; one typed at a prompt or built by exec has no source",
+            )
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} kernel {self.__qualname__}>"
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The Python signature, by which arguments are bound."""
+        return inspect.signature(self.function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile for these arguments if need be, and run. `config=` is accepted and ignored."""
+        self._require_entry()
+        kwargs.pop("config", None)
+        return _launcher().run(self, args, kwargs, None, None)
+
+    def run(
+        self, *args: Any, backend: str | None = None, threads: int | None = None, **kwargs: Any
+    ) -> Any:
+        """As a call, with a chosen back end ('native' or 'interpreter') and number of threads."""
+        self._require_entry()
+        return _launcher().run(self, args, kwargs, backend, threads)
+
+    def specialize(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
+        """The program compiled for arguments like these; nothing is run and no data is read."""
+        self._require_entry()
+        return _launcher().specialize(self, args, kwargs, backend)
+
+    def _require_entry(self) -> None:
+        if self.kind != "entry":
+            raise UnsupportedFeatureError(
+                f"{self.__name__!r} is an {self.kind} kernel: only other kernels can call it",
+                help="call it from a kernel decorated with @pl.jit",
+            )
+
+
+class Decorator:
+    """One of `@pl.jit`, `@pl.jit.inline`, …: usable bare or with options in parentheses.
+
+    Options: `check_annotations=False` lets arguments differ from the annotated shapes and dtypes;
+    `level` and `auto_scope` are hints without effect on values.
+    """
+
+    def __init__(self, kind: KernelKind) -> None:
+        self.kind = kind
+
+    def __call__(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        check_annotations: bool = True,
+        auto_scope: bool = True,
+        level: Any = None,
+    ) -> Any:
+        if function is not None:
+            return Kernel(function, self.kind, check_annotations)
+        return lambda decorated: Kernel(decorated, self.kind, check_annotations)
+
+
+class Jit(Decorator):
+    """`@pl.jit` makes an entry; its attributes make the kernels that entries call."""
+
+    inline = Decorator("inline")
+    incore = Decorator("incore")
+    opaque = Decorator("opaque")
+
+
+jit = Jit("entry")

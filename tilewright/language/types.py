@@ -1,0 +1,143 @@
+"""Annotations of parameters: tensors with their shapes, directions, scalars, dynamic dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from tilewright.dtypes import DType
+from tilewright.errors import ParserTypeError
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A dimension whose extent is not fixed by the annotation."""
+
+    name: str
+
+
+def dynamic(name: str) -> Dynamic:
+    """A symbolic dimension for annotations: `T = pl.dynamic("T")`. Kernels read it by pl.tensor.dim."""
+    return Dynamic(name)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAnnotation:
+    """`pl.Tensor[[d0, d1], dtype]`; None where nothing is said."""
+
+    shape: tuple[Any, ...] | None
+    dtype: DType | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarAnnotation:
+    """`pl.Scalar[dtype]`."""
+
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class DirectedAnnotation:
+    """`pl.Out[…]` or `pl.InOut[…]` around a tensor."""
+
+    direction: Literal["out", "inout"]
+    tensor: TensorAnnotation
+
+
+class Tensor:
+    """`pl.Tensor[[rows, columns], pl.FP32]`, a tensor in memory; bare, shape and dtype are the argument's."""
+
+    def __class_getitem__(cls, item: Any) -> TensorAnnotation:
+        parts = item if isinstance(item, tuple) else (item,)
+        if not isinstance(parts[0], (list, tuple)):
+            raise ParserTypeError(
+                f"pl.{cls.__name__}[…] needs a list of extents first, got {parts[0]!r}",
+                help=f"write pl.{cls.__name__}[[rows, columns], pl.FP32]",
+            )
+        dtype = parts[1] if len(parts) > 1 else None
+        if dtype is not None and not isinstance(dtype, DType):
+            raise ParserTypeError(f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}")
+        return TensorAnnotation(tuple(parts[0]), dtype)
+
+
+class Tile(Tensor):
+    """`pl.Tile[[rows, columns], pl.FP32]`, for annotating a block of data in a body."""
+
+
+def _directed(direction: Literal["out", "inout"], item: Any) -> DirectedAnnotation:
+    if item is Tensor:
+        item = TensorAnnotation(None, None)
+    if not isinstance(item, TensorAnnotation):
+        raise ParserTypeError(f"only a tensor can be written to, got {item!r}", help="write pl.Out[pl.Tensor[…]]")
+    return DirectedAnnotation(direction, item)
+
+
+class Out:
+    """`pl.Out[pl.Tensor[…]]`: supplied by the caller and overwritten."""
+
+    def __class_getitem__(cls, item: Any) -> DirectedAnnotation:
+        return _directed("out", item)
+
+
+class InOut:
+    """`pl.InOut[pl.Tensor[…]]`: read and written."""
+
+    def __class_getitem__(cls, item: Any) -> DirectedAnnotation:
+        return _directed("inout", item)
+
+
+class Scalar:
+    """`pl.Scalar[pl.INT32]`: one number, given at the call."""
+
+    def __class_getitem__(cls, item: Any) -> ScalarAnnotation:
+        if not isinstance(item, DType):
+            raise ParserTypeError(f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]")
+        return ScalarAnnotation(item)
+
+
+class AtomicType(Enum):
+    """How a store combines with what is there."""
+
+    None_ = "none"
+    Add = "add"
+
+
+class PadValue(Enum):
+    """What fillpad writes: 0, or the least or greatest value of the dtype (infinite for floats)."""
+
+    zero = "zero"
+    min = "min"
+    max = "max"
+
+
+class MemorySpace(Enum):
+    """Where a block lives on a device; no effect on values."""
+
+    Vec = "Vec"
+    Mat = "Mat"
+    Left = "Left"
+    Right = "Right"
+    Acc = "Acc"
+    Bias = "Bias"
+    DDR = "DDR"
+
+
+class TensorLayout(Enum):
+    """Layout hint of create_tensor; no effect on values."""
+
+    ND = "ND"
+    DN = "DN"
+    NZ = "NZ"
+
+
+class MaskPattern(Enum):
+    """Columns kept by a mask gather, read from right to left: P0101 keeps j mod 2 == 0."""
+
+    P0101 = 1
+    P1010 = 2
+    P0001 = 3
+    P0010 = 4
+    P0100 = 5
+    P1000 = 6
+    P1111 = 7

@@ -1,0 +1,105 @@
+"""The Q/KV kernels by name, each with its inputs, its golden and its checks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tilewright.golden import Policy, Spec
+from tilewright.models.deepseek_v4 import reference, specs
+from tilewright.models.deepseek_v4.checks import checks
+from tilewright.models.deepseek_v4.config import (
+    DECODE_BATCH,
+    DECODE_SEQ,
+    PREFILL_BATCH,
+    PREFILL_SEQ,
+    Config,
+    Rope,
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a check asks of a kernel's inputs. `start_pos` None: 0 for prefill, drawn for decode."""
+
+    tokens: int
+    start_pos: int | None = None
+    max_seq: int | None = None
+    seed: int = 0
+    rope: Rope = "plain"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel: `name` is its module and its function."""
+
+    name: str
+    summary: str
+    tokens: int  # of the deployed call
+    specs: Callable[[Config, Inputs], list[Spec]]
+    reference: Callable[[Mapping[str, Any], Config, torch.dtype], dict[str, torch.Tensor]]
+
+    def build(self, cfg: Config) -> Any:
+        """The kernel for one set of model dimensions."""
+        return importlib.import_module(f"{__package__}.{self.name}").build(cfg)
+
+    def golden(self, cfg: Config) -> Callable[[dict[str, Any]], None]:
+        """A golden function for `run_jit`: fills the outputs in place."""
+
+        def fill(values: dict[str, Any]) -> None:
+            for name, tensor in self.reference(values, cfg, torch.float64).items():
+                values[name].copy_(tensor)
+
+        return fill
+
+    def checks(self, cfg: Config) -> dict[str, Policy]:
+        """The policy of each output."""
+        return checks(cfg)
+
+
+def _prefill(cfg: Config, asked: Inputs) -> list[Spec]:
+    first = 0 if asked.start_pos is None else asked.start_pos
+    return specs.prefill_specs(cfg, asked.tokens, first, asked.max_seq, asked.seed, asked.rope)
+
+
+def _decode(cfg: Config, asked: Inputs) -> list[Spec]:
+    positions = None
+    if asked.start_pos is not None:
+        specs.check_tokens(asked.tokens)
+        positions = range(asked.start_pos, asked.start_pos + asked.tokens)
+    return specs.decode_specs(cfg, asked.tokens, positions, asked.max_seq, asked.seed, asked.rope)
+
+
+KERNELS = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "prefill_qkv_proj_rope",
+            "a chunk of one prompt, RoPE rows taken from whole tables at start_pos",
+            PREFILL_BATCH * PREFILL_SEQ,
+            _prefill,
+            reference.prefill_reference,
+        ),
+        Entry(
+            "qkv_proj_rope",
+            "tokens of many sequences, a RoPE row for each",
+            DECODE_BATCH * DECODE_SEQ,
+            _decode,
+            reference.decode_reference,
+        ),
+    )
+}
+ALIASES = {"prefill": "prefill_qkv_proj_rope", "decode": "qkv_proj_rope"}
+
+
+def find(name: str) -> Entry:
+    """The entry of a kernel or of its alias; raises KeyError naming those that exist."""
+    entry = KERNELS.get(ALIASES.get(name, name))
+    if entry is None:
+        known = ", ".join([*KERNELS, *ALIASES])
+        raise KeyError(f"no kernel is named {name!r}; there are {known}")
+    return entry

@@ -1,0 +1,143 @@
+"""The maths that prefill and decode share: norm, quantisation, RoPE, and the projections made of them.
+
+`R` rows (tokens of one chunk), everything in FP32 between the rounding points of the contract.
+"""
+
+from __future__ import annotations
+
+import tilewright.language as pl
+from tilewright.models.deepseek_v4.config import (
+    INT8_AMAX_FLOOR,
+    INT8_SCALE_MAX,
+    KV_TILE,
+    Q_LORA_TILE,
+    T_CHUNK,
+)
+
+EVEN = pl.tile.MaskPattern.P0101
+ODD = pl.tile.MaskPattern.P1010
+
+
+@pl.jit.inline
+def unit_rms(x: pl.Tensor, eps: pl.Scalar[pl.FP32]):
+    """x / sqrt(mean(x^2) + eps), row by row; x [R, N]."""
+    mean_sq = pl.mul(pl.row_sum(pl.mul(x, x)), 1.0 / x.shape[1])  # [R, 1]
+    return pl.row_expand_mul(x, pl.rsqrt(pl.add(mean_sq, eps)))  # [R, N]
+
+
+@pl.jit.inline
+def rms_norm(x: pl.Tensor, gamma: pl.Tensor, eps: pl.Scalar[pl.FP32]):
+    """RMSNorm with a gain per channel; x [R, N], gamma [1, N]."""
+    unit = unit_rms(x, eps)
+    return pl.col_expand_mul(unit, gamma)  # [R, N]
+
+
+@pl.jit.inline
+def quantize_rows(x: pl.Tensor):
+    """Per-token INT8: codes [R, N] and scale [R, 1] with x ~ codes * scale; x [R, N]."""
+    amax = pl.maximum(pl.row_max(pl.abs(x)), INT8_AMAX_FLOOR)  # [R, 1]
+    inv_scale = pl.div(pl.full([x.shape[0], 1], dtype=pl.FP32, value=INT8_SCALE_MAX), amax)
+    rounded = pl.cast(pl.row_expand_mul(x, inv_scale), target_type=pl.INT32, mode="rint")
+    codes = pl.cast(pl.cast(rounded, target_type=pl.FP16), target_type=pl.INT8, mode="trunc")
+    return codes, pl.recip(inv_scale)
+
+
+@pl.jit.inline
+def rotate_pairs(tail: pl.Tensor, cos: pl.Tensor, sin: pl.Tensor):
+    """Interleaved RoPE: channels 2i and 2i+1 turn by the angle of pair i; tail [R, ROPE], cos, sin [R, ROPE/2]."""
+    even = pl.gather(tail, mask_pattern=EVEN)  # [R, ROPE/2]
+    odd = pl.gather(tail, mask_pattern=ODD)
+    turned_even = pl.sub(pl.mul(even, cos), pl.mul(odd, sin))
+    turned_odd = pl.add(pl.mul(even, sin), pl.mul(odd, cos))
+    half = pl.tensor.scatter(turned_even, mask_pattern=EVEN, dst=tail)
+    return pl.tensor.scatter(turned_odd, mask_pattern=ODD, dst=half)  # [R, ROPE]
+
+
+@pl.jit.inline
+def project_chunk(
+    x: pl.Tensor,  # [T, D] BF16
+    attn_norm: pl.Tensor,  # [1, D] FP32
+    wq_a: pl.Tensor,  # [D, Q_LORA] BF16
+    q_norm: pl.Tensor,  # [1, Q_LORA] FP32
+    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] INT8
+    wq_b_scale: pl.Tensor,  # [H*HEAD_DIM/128, 128] FP32
+    wkv: pl.Tensor,  # [D, HEAD_DIM] BF16
+    kv_norm: pl.Tensor,  # [1, HEAD_DIM] FP32
+    cos_rows: pl.Tensor,  # [T, ROPE] FP32, the row of each token
+    sin_rows: pl.Tensor,  # [T, ROPE] FP32
+    q: pl.Tensor,  # [T, H, HEAD_DIM] BF16
+    kv: pl.Tensor,  # [T, HEAD_DIM] BF16
+    qr: pl.Tensor,  # [T, Q_LORA] INT8
+    qr_scale: pl.Tensor,  # [T, 1] FP32
+    t0: pl.Scalar[pl.INDEX],
+    R: pl.Scalar[pl.INDEX],
+    eps: pl.Scalar[pl.FP32],
+):
+    """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
+    D, Q_LORA, HEAD_DIM, PAIRS = x.shape[1], wq_a.shape[1], wkv.shape[1], cos_rows.shape[1] // 2
+    ROPE = 2 * PAIRS
+    NOPE = HEAD_DIM - ROPE
+    scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
+    x_norm = pl.create_tensor([R, D], dtype=pl.BF16)
+    q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
+    kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
+
+    with pl.at(level=pl.Level.CORE_GROUP, name_hint="attn_norm"):
+        x_chunk = pl.cast(x[t0 : t0 + R, :], target_type=pl.FP32)
+        normed = rms_norm(x_chunk, attn_norm, eps)
+        x_norm[:, :] = pl.cast(normed, target_type=pl.BF16, mode="rint")
+
+    for n0 in pl.parallel(0, Q_LORA, Q_LORA_TILE):
+        with pl.at(level=pl.Level.CORE_GROUP, name_hint="q_down"):
+            q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
+    for n0 in pl.parallel(0, HEAD_DIM, KV_TILE):
+        with pl.at(level=pl.Level.CORE_GROUP, name_hint="kv_down"):
+            kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
+
+    with pl.at(level=pl.Level.CORE_GROUP, name_hint="quantize_q"):
+        q_latent = pl.cast(rms_norm(q_low, q_norm, eps), target_type=pl.BF16, mode="rint")
+        codes, scale = quantize_rows(pl.cast(q_latent, target_type=pl.FP32))
+        qr[t0 : t0 + R, :] = codes
+        qr_scale[t0 : t0 + R, :] = scale
+
+    with pl.at(level=pl.Level.CORE_GROUP, name_hint="kv_out"):
+        kv_row = rms_norm(kv_low, kv_norm, eps)
+        kv[t0 : t0 + R, 0:NOPE] = pl.cast(kv_row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
+        kv_tail = rotate_pairs(
+            kv_row[:, NOPE:HEAD_DIM], cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
+        )
+        kv[t0 : t0 + R, NOPE:HEAD_DIM] = pl.cast(kv_tail, target_type=pl.BF16, mode="rint")
+
+    for h in pl.parallel(0, q.shape[1]):
+        with pl.at(level=pl.Level.CORE_GROUP, name_hint="q_head"):
+            c0 = h * HEAD_DIM
+            acc = pl.matmul(qr[t0 : t0 + R, :], wq_b[:, c0 : c0 + HEAD_DIM], out_dtype=pl.INT32)
+            by_row = pl.row_expand_mul(pl.cast(acc, target_type=pl.FP32, mode="rint"), qr_scale[t0 : t0 + R, :])
+            head = unit_rms(pl.col_expand_mul(by_row, scale_row[:, c0 : c0 + HEAD_DIM]), eps)
+            q[t0 : t0 + R, h, 0:NOPE] = pl.cast(head[:, 0:NOPE], target_type=pl.BF16, mode="rint")
+            q_tail = rotate_pairs(
+                head[:, NOPE:HEAD_DIM], cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
+            )
+            q[t0 : t0 + R, h, NOPE:HEAD_DIM] = pl.cast(q_tail, target_type=pl.BF16, mode="rint")
+
+
+@pl.jit.inline
+def project_qkv(
+    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor, wq_b: pl.Tensor, wq_b_scale: pl.Tensor,
+    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor,
+    q: pl.Tensor, kv: pl.Tensor, qr: pl.Tensor, qr_scale: pl.Tensor, eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """All T tokens, a chunk at a time; shapes as in `project_chunk`."""
+    tokens = pl.tensor.dim(x, 0)
+    chunk = pl.min(tokens, T_CHUNK)
+    whole = tokens // chunk * chunk
+    for t0 in pl.range(0, whole, chunk):
+        project_chunk(
+            x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
+            q, kv, qr, qr_scale, t0, chunk, eps,
+        )  # fmt: skip
+    for t0 in pl.unroll(whole, tokens, chunk):  # the last chunk where it is shorter: one trip or none
+        project_chunk(
+            x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
+            q, kv, qr, qr_scale, t0, tokens - whole, eps,
+        )  # fmt: skip

@@ -1,0 +1,217 @@
+"""The native back end, end to end: passes, code generation, optimised machine code, and its launch."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tilewright.codegen.llvm import sync
+from tilewright.codegen.llvm.function import ARGUMENTS, PHASES, RECORD_WORDS, Layout
+from tilewright.codegen.llvm.module import emit
+from tilewright.dtypes import BOOL
+from tilewright.errors import BoundsError, CompilerBug, KernelError, outside
+from tilewright.ir.nodes import Block, Const, Function, Op
+from tilewright.ir.types import TensorType, TileType
+from tilewright.machine import Machine, host
+from tilewright.passes import pipeline
+from tilewright.runtime import engine, threads as teams
+
+PAGE = 4096
+
+# Elements of work under which waking a team costs more than it brings: 3 to 7 us of waking and a few
+# barriers, against about 1 us for 16 K elements on one thread.
+ALONE_BELOW = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Seconds spent on the way to machine code."""
+
+    passes: float
+    codegen: float
+    llvm: float
+
+    @property
+    def total(self) -> float:
+        return self.passes + self.codegen + self.llvm
+
+
+class NativeProgram:
+    """Machine code for one specialised function, and the memory that its launches use."""
+
+    def __init__(self, function: Function, machine: Machine | None = None) -> None:
+        self.machine = machine or host()
+        start = time.perf_counter()
+        self.lowered = pipeline.lower(function, self.machine)
+        lowered = time.perf_counter()
+        module = emit(self.lowered, self.machine)
+        self.text, self.layout = module.text, module.layout
+        emitted = time.perf_counter()
+        self._code = engine.load(self.text, ["worker"], self.machine)
+        self.stages = Stages(lowered - start, emitted - lowered, time.perf_counter() - emitted)
+        self.function = function
+        self.small = _work(self.lowered.body) < ALONE_BELOW
+        self._pools = _Pools(self.layout)
+
+    def run(self, args: Sequence[Any], threads: int) -> None:
+        """Launch with Torch tensors and Python scalars in the order of the parameters.
+
+        The tensors have been checked (tilewright.jit); they are written in place. Raises BoundsError or
+        KernelError, with the author's line, when a check of the program fails.
+        """
+        threads = 1 if self.small else threads
+        with self._pools.borrow(threads) as memory:
+            words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
+            memory.fill_words(words)
+            for number, (param, arg) in enumerate(zip(self.function.params, args, strict=True), ARGUMENTS):
+                words[number] = _word(param.value.type, arg)
+            teams.team(self._code["worker"], ctypes.addressof(words), threads)
+            failed = memory.record[0]
+            seen = list(memory.record[1:])
+        if failed:
+            raise self._failure(self.layout.checks[failed - 1], seen)
+
+    def assembly(self) -> str:
+        """The machine code as assembly."""
+        return engine.assembly(self.text, self.machine)
+
+    def optimised(self) -> str:
+        """The LLVM text after the middle end."""
+        return engine.optimise(self.text, self.machine)
+
+    @staticmethod
+    def _failure(check: Op, seen: list[int]) -> KernelError:
+        """What the failed check says, in the words that the interpreter uses."""
+        match check.name:
+            case "check_window":
+                extents = check.attr("extents")
+                rank = len(extents)
+                for axis, (extent, start, count) in enumerate(
+                    zip(extents, seen[:rank], seen[rank : 2 * rank], strict=True)
+                ):
+                    if start < 0 or count < 0 or start + count > extent:
+                        return outside(
+                            check.attr("subject"), check.attr("access"), axis, start, count, extent, check.span
+                        )
+            case "check_that":
+                return KernelError(check.attr("message"), check.span)
+            case "for":
+                return KernelError("the step of a loop is 0", check.span, help="make the step positive")
+            case "s.floordiv" | "s.mod":
+                return KernelError("integer division by zero", check.span, help="test the divisor first")
+        return BoundsError(f"{check.name} failed with {seen}", check.span)
+
+
+def _word(type: Any, arg: Any) -> int:
+    """One argument as 8 bytes: an address, an integer, or the bits of an FP32."""
+    if isinstance(type, TensorType):
+        return int(arg.data_ptr())
+    if type.dtype.is_float:
+        (bits,) = struct.unpack("<I", struct.pack("<f", arg))
+        return int(bits)
+    if type.dtype == BOOL:
+        return int(bool(arg))
+    return int(arg) & (1 << 64) - 1
+
+
+class _Memory:
+    """Arenas, shared block and failure record of one launch at a time."""
+
+    def __init__(self, layout: Layout, threads: int) -> None:
+        self.threads = threads
+        self.shared_block = sync.shared_bytes(PHASES)
+        self.private_stride = _round_up(layout.private_bytes, PAGE) + sync.LINE
+        shared = _round_up(layout.shared_bytes, PAGE)
+        total = self.shared_block + shared + threads * self.private_stride + PAGE
+        self._buffer = ctypes.create_string_buffer(total)
+        base = _round_up(ctypes.addressof(self._buffer), sync.LINE)
+        self.sync = base
+        self.shared = base + self.shared_block
+        self.private = self.shared + shared
+        self.record = (ctypes.c_int64 * RECORD_WORDS)()
+
+    def fill_words(self, words: Any) -> None:
+        """Start a launch: zero what threads share, say where everything is."""
+        ctypes.memset(self.sync, 0, self.shared_block)
+        self.record[0] = 0
+        words[0:ARGUMENTS] = [
+            self.shared,
+            self.private,
+            self.sync,
+            ctypes.addressof(self.record),
+            self.private_stride,
+        ]
+
+
+class _Pools:
+    """Memory kept between launches, so that none is allocated while a kernel runs; one set a concurrent call."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._idle: list[_Memory] = []
+        self._lock = threading.Lock()
+
+    def borrow(self, threads: int) -> _Loan:
+        with self._lock:
+            for i, memory in enumerate(self._idle):
+                if memory.threads >= threads:
+                    return _Loan(self, self._idle.pop(i))
+        return _Loan(self, _Memory(self._layout, threads))
+
+    def give_back(self, memory: _Memory) -> None:
+        with self._lock:
+            self._idle.append(memory)
+
+
+class _Loan:
+    def __init__(self, pools: _Pools, memory: _Memory) -> None:
+        self._pools, self._memory = pools, memory
+
+    def __enter__(self) -> _Memory:
+        return self._memory
+
+    def __exit__(self, *error: object) -> None:
+        self._pools.give_back(self._memory)
+
+
+def compile_native(function: Function, machine: Machine | None = None) -> NativeProgram:
+    """Machine code for a function that went through `pipeline.prepare`."""
+    try:
+        return NativeProgram(function, machine)
+    except (KernelError, CompilerBug):
+        raise
+    except (AssertionError, KeyError, ValueError, RuntimeError) as error:
+        from tilewright.ir.printer import to_text
+
+        raise CompilerBug(f"native compilation failed: {error}", to_text(function)) from error
+
+
+def _work(block: Block, trips: int = 1) -> int:
+    """A rough count of element operations; run-time trip counts count as many."""
+    total = 0
+    for op in block.ops:
+        times = trips
+        if op.name == "for":
+            bounds = op.operands[:3]
+            known = all(isinstance(x, Const) for x in bounds)
+            times *= len(range(*(int(x.value) for x in bounds))) if known else 64  # type: ignore[union-attr]
+        elif op.name.startswith("matmul_packed"):
+            panel = op.operands[-2].type
+            total += trips * op.result.type.shape[0] * panel.k * panel.n // 64  # type: ignore[union-attr]
+        elif op.name == "pack":
+            total += trips * op.result.type.k * op.result.type.n // 8  # type: ignore[union-attr]
+        else:
+            tiles = [x.type for x in (*op.results, *op.operands[:1]) if isinstance(x.type, TileType)]
+            total += trips * max((prod(t.shape) for t in tiles), default=0)
+        total += sum(_work(inner, times) for inner in op.blocks)
+    return total
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit

@@ -1,0 +1,1 @@
+"""Passes: each file one function `Function -> Function`; `pipeline` lists them in order."""

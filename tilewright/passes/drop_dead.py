@@ -1,0 +1,137 @@
+"""What nobody reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value
+from tilewright.ir.ops import lookup
+from tilewright.ir.walk import definitions, ops_in, root_tensor
+from tilewright.machine import Machine
+
+EFFECTS_THAT_STAY = ("write", "check")
+
+
+def drop_dead(fn: Function, machine: Machine) -> Function:
+    """Remove ops, results and carried values that nothing needs.
+
+    Takes:  any program.
+    Gives:  the same effects on the caller's tensors, fewer ops. A store into a tensor of the kernel's own
+            that nobody reads is gone with the tensor.
+    Leaves: checks (they may stop the run) and every write that the caller can see.
+    """
+    while True:
+        live = _live_values(fn)
+        body = _prune(fn.body, live)
+        if body == fn.body:
+            return fn
+        fn = replace(fn, body=body)
+
+
+def _live_values(fn: Function) -> set[Value]:
+    """Every value that an effect, a bound or a live value depends on."""
+    defined = definitions(fn)
+    read_roots = _roots_read(fn, defined)
+    live: set[Value] = set()
+    needs: dict[Value, list[Operand]] = {}  # value -> what it is made of
+
+    def visit(block: Block) -> None:
+        for op in block.ops:
+            if _stays(op, defined, read_roots):
+                roots.extend(op.operands)
+            for result in op.results:
+                needs.setdefault(result, []).extend(op.operands[:3] if op.name == "for" else op.operands)
+            for inner in op.blocks:
+                visit(inner)
+                ends = inner.ops[-1].operands if inner.ops and inner.ops[-1].name == "yield" else ()
+                for result, operand in zip(op.results, ends, strict=False):
+                    needs[result].append(operand)
+            if op.name == "for":
+                body = op.blocks[0]
+                ends = body.ops[-1].operands
+                for arg, first, following, result in zip(
+                    body.args[1:], op.operands[3:], ends, op.results, strict=True
+                ):
+                    needs.setdefault(arg, []).extend((first, following))
+                    needs[result].append(first)
+                if _has_effect(op, defined, read_roots):
+                    roots.extend(op.operands[:3])
+            elif op.name == "if" and _has_effect(op, defined, read_roots):
+                roots.extend(op.operands)
+
+    roots: list[Operand] = []
+    visit(fn.body)
+    while roots:
+        value = roots.pop()
+        if isinstance(value, Value) and value not in live:
+            live.add(value)
+            roots.extend(needs.get(value, ()))
+    return live
+
+
+def _roots_read(fn: Function, defined) -> set[Value]:
+    """Tensors whose contents matter: the caller's, those that some op reads, and those returned."""
+    roots = {param.value for param in fn.params}
+    for op in ops_in(fn):
+        if op.name in ("load", "read", "return"):
+            roots.update(root_tensor(x, defined) for x in op.operands if _is_tensor(x))
+    return roots
+
+
+def _is_tensor(operand: Operand) -> bool:
+    return type(operand.type).__name__ == "TensorType"
+
+
+def _stays(op: Op, defined, read_roots: set[Value]) -> bool:
+    if op.name == "return":
+        return True
+    if lookup(op.name).effect == "write":
+        target = op.operands[1] if op.name == "store" else op.operands[0]
+        root = root_tensor(target, defined)  # type: ignore[arg-type]
+        place = defined.get(root)
+        own = place is not None and place.op is not None and place.op.name == "create"
+        return not own or root in read_roots
+    return lookup(op.name).effect in EFFECTS_THAT_STAY
+
+
+def _has_effect(op: Op, defined, read_roots: set[Value]) -> bool:
+    return any(_stays(inner, defined, read_roots) for inner in ops_in(op) if inner is not op)
+
+
+def _prune(block: Block, live: set[Value], keep: tuple[bool, ...] | None = None) -> Block:
+    """The block without dead ops; `keep` says which of its yielded values stay."""
+    ops: list[Op] = []
+    for op in block.ops:
+        if op.name == "yield":
+            kept = op.operands if keep is None else tuple(x for x, k in zip(op.operands, keep, strict=True) if k)
+            ops.append(replace(op, operands=kept))
+            continue
+        if not op.blocks:
+            effect = lookup(op.name).effect
+            if op.name == "return" or any(r in live for r in op.results):
+                ops.append(op)
+            elif effect in EFFECTS_THAT_STAY and _writes_live(op, live):
+                ops.append(op)
+            continue
+        wanted = tuple(r in live for r in op.results)
+        operands, blocks = op.operands, []
+        if op.name == "for":
+            body = op.blocks[0]
+            wanted = tuple(r in live or a in live for r, a in zip(op.results, body.args[1:], strict=True))
+            args = (body.args[0], *(a for a, k in zip(body.args[1:], wanted, strict=True) if k))
+            operands = (*operands[:3], *(x for x, k in zip(operands[3:], wanted, strict=True) if k))
+            blocks.append(_prune(Block(args, body.ops), live, wanted))
+        else:
+            blocks.extend(_prune(inner, live, wanted) for inner in op.blocks)
+        results = tuple(r for r, k in zip(op.results, wanted, strict=True) if k)
+        if results or any(inner.ops and inner.ops[0].name != "yield" for inner in blocks):
+            ops.append(replace(op, operands=operands, results=results, blocks=tuple(blocks)))
+    return Block(block.args, tuple(ops))
+
+
+def _writes_live(op: Op, live: set[Value]) -> bool:
+    """True for a check, and for a write that liveness kept (its target is live then)."""
+    if lookup(op.name).effect == "check":
+        return True
+    target = op.operands[1] if op.name == "store" else op.operands[0]
+    return target in live

@@ -1,0 +1,63 @@
+"""Everything that is known once shapes are: scalar arithmetic, branches, equal scalars computed twice."""
+
+from __future__ import annotations
+
+from tilewright.ir.build import fold_scalar
+from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
+from tilewright.ir.walk import Replace, map_ops, substitute, substituted, yielded
+from tilewright.machine import Machine
+
+
+def fold_constants(fn: Function, machine: Machine) -> Function:
+    """Fold integer and BOOL scalars, take known branches, share equal scalar ops.
+
+    Takes:  any program.
+    Gives:  the same values; a branch on a literal is replaced by its arm; of two equal scalar ops where
+            the first dominates the second, one is left.
+    Leaves: floating scalars (they compute in FP32 at run time) and everything about tiles.
+    """
+    return share_scalars(map_ops(fn, _fold))
+
+
+def _fold(op: Op):
+    if op.name.startswith("s."):
+        folded = fold_scalar(op.name, op.operands)
+        if op.name == "s.cast" and isinstance(op.operands[0], Const) and op.operands[0].dtype.is_integer:
+            folded = _fold_cast(op)
+        return None if folded is None else Replace((), {op.result: folded})
+    if op.name == "if" and isinstance(op.operands[0], Const):
+        arm = op.blocks[0] if op.operands[0].value else op.blocks[1]
+        return Replace(arm.ops[:-1], dict(zip(op.results, yielded(arm), strict=True)))
+    return None
+
+
+def _fold_cast(op: Op) -> Const | None:
+    value, to = op.operands[0].value, op.attr("to")  # type: ignore[union-attr]
+    if to.is_integer:
+        low, high = to.int_range()
+        return Const(min(max(int(value), low), high), to)
+    return Const(float(value), to) if to.is_float and abs(value) < 1 << 24 else None
+
+
+def share_scalars(fn: Function) -> Function:
+    """Of two equal scalar ops, the second reads the first, where the first has surely run."""
+    return Function(fn.name, fn.params, _share(fn.body, {}), fn.span)
+
+
+def _share(block: Block, outer: dict[tuple, Value]) -> Block:
+    known = dict(outer)
+    mapping: dict[Value, Operand] = {}
+    ops: list[Op] = []
+    for op in block.ops:
+        op = substitute(op, mapping)
+        if op.name.startswith("s."):
+            key = (op.name, substituted(op.operands, mapping), op.attrs)
+            if key in known:
+                mapping[op.result] = known[key]
+                continue
+            known[key] = op.result
+        if op.blocks:
+            blocks = tuple(_share(inner, known) for inner in op.blocks)
+            op = Op(op.name, op.operands, op.results, op.attrs, blocks, op.span)
+        ops.append(op)
+    return Block(block.args, tuple(ops))

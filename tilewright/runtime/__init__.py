@@ -1,0 +1,1 @@
+"""From LLVM text to a running call."""
