@@ -7,6 +7,10 @@ import os
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden texts; read the diff")
+
+
 def pytest_configure() -> None:
     # Tests look at the program after every pass; in production the knob is off.
     os.environ.setdefault("TILEWRIGHT_VERIFY", "1")

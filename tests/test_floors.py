@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tilewright"
 GROUND = {"errors", "span", "dtypes", "knobs", "machine"}
 LOWER = {*GROUND, "ir", "language"}
 ENGINE_ROOM = {"frontend", "passes", "interpreter", "codegen", "runtime"}
-DRIVERS = {"jit", "native"}  # native: lower, compile, call; jit: the decorator's side of it
+DRIVERS = {"jit", "arguments", "native"}  # arguments: checked; native: lower, compile, call; jit: launch
 
 # What each room may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {

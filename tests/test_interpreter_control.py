@@ -7,11 +7,16 @@ import struct
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ir_programs import run_text
 
+from tilewright.dtypes import INDEX, INT32, INT64
 from tilewright.errors import KernelError
+from tilewright.ir.build import _EVALUATE, fold_scalar
+from tilewright.ir.nodes import Const, Value
+from tilewright.ir.ops import lookup
+from tilewright.ir.types import ScalarType
 
 CARRY = """
 func f(%n: INDEX, out %y: tensor<1, INT64>) {
@@ -164,3 +169,31 @@ def test_the_interpreter_knows_every_operator_of_the_table():
 
     steering = {name for name, row in TABLE.items() if row.effect == "control"}
     assert set(TABLE) == set(MEANINGS) | steering
+
+
+INT64S = st.integers(-(2**63), 2**63 - 1) | st.integers(-70, 70)
+FOLDABLE = [name for name in sorted(_EVALUATE) if name not in ("s.and", "s.or", "s.not", "s.neg")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(FOLDABLE), INT64S, INT64S)
+@example("s.shl", 1, -1)
+@example("s.shl", 1, 10**9)
+@example("s.mod", 5, 0)
+@example("s.add", 2**63 - 1, 1)
+def test_what_is_folded_is_what_would_have_been_computed(op: str, a: int, b: int):
+    folded = fold_scalar(op, (Const(a, INT64), Const(b, INT64)))
+    if folded is not None:
+        kind = "BOOL" if op[2:] in ("eq", "ne", "lt", "le", "gt", "ge") else "INT64"
+        assert (folded.value, folded.dtype.name) == (scalar(op, a, b, "INT64", kind), kind)
+
+
+@pytest.mark.parametrize("op", ["s.add", "s.sub", "s.mul", "s.floordiv"])
+@pytest.mark.parametrize("dtype", [INDEX, INT32])
+@pytest.mark.parametrize("literal", [0, 1])
+def test_an_identity_never_changes_a_type(op: str, dtype, literal: int):
+    n, k = Value("n", ScalarType(INT32)), Const(literal, dtype)
+    for operands in ((n, k), (k, n)):
+        folded = fold_scalar(op, operands)
+        if folded is not None:
+            assert (folded.type,) == lookup(op).infer(operands, {})

@@ -34,7 +34,11 @@ def test_the_first_program_of_the_reference_runs(options: dict):
 
 @pl.jit
 def valid_regions(
-    x: pl.Tensor, s: pl.Out[pl.Tensor], f: pl.Out[pl.Tensor], y: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor]
+    x: pl.Tensor,
+    s: pl.Out[pl.Tensor],
+    f: pl.Out[pl.Tensor],
+    y: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
 ):
     with pl.at(level=pl.Level.CORE_GROUP):
         v = pl.slice(x, [2, 4], [0, 0], valid_shape=[1, 3])

@@ -247,7 +247,7 @@ def test_no_machine_needs_a_library_routine_to_multiply() -> None:
 
 def test_a_tile_that_would_spill_is_refused() -> None:
     kernel = choose(INT8, avx512("avx512vnni"))
-    with pytest.raises(ValueError, match="7 x 4.*up to 6 x 4"):
+    with pytest.raises(ValueError, match=r"7 x 4.*up to 6 x 4"):
         kernel.microkernel(ir.Module(), 7, 4)
 
 

@@ -1,1 +1,33 @@
-"""tilewright."""
+"""tilewright: tile kernels in Python, compiled for ordinary CPUs.
+
+`import tilewright.language as pl` is what kernels are written in; calling one compiles and runs it.
+"""
+
+from __future__ import annotations
+
+from tilewright import jit as _launching  # registers who runs kernels
+from tilewright.errors import (
+    ArgumentError,
+    ArgumentValueError,
+    BoundsError,
+    CompilerBug,
+    KernelError,
+    ParserError,
+)
+from tilewright.language.kernel import Kernel, jit
+
+__version__ = "0.1.0"
+
+Specialization = _launching.Specialization
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentValueError",
+    "BoundsError",
+    "CompilerBug",
+    "Kernel",
+    "KernelError",
+    "ParserError",
+    "Specialization",
+    "jit",
+]

@@ -1,10 +1,103 @@
-"""Every environment variable that tilewright reads, with its default."""
+"""Every environment variable, with its default and one sentence. Read when asked for, never at import."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilewright.errors import ArgumentValueError
+
+BACKENDS = ("native", "interpreter")
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One environment variable."""
+
+    name: str
+    default: str
+    meaning: str
+
+    @property
+    def value(self) -> str:
+        """The setting in force; an empty variable is the same as none."""
+        return os.environ.get(self.name) or self.default
+
+    def flag(self) -> bool:
+        """The setting as a yes or no. ArgumentValueError for anything else."""
+        text = self.value.lower()
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ArgumentValueError(f"{self.name} is {self.value!r}", help="set it to 1 or 0")
+
+
+BACKEND = Knob("TILEWRIGHT_BACKEND", "native", "How kernels run by default: native or interpreter.")
+THREADS = Knob("TILEWRIGHT_THREADS", "0", "Threads a kernel may use; 0 means as many as Torch uses.")
+VERIFY = Knob("TILEWRIGHT_VERIFY", "0", "Look for broken programs between passes (1) or not (0).")
+ANNOTATIONS = Knob(
+    "TILEWRIGHT_CHECK_ANNOTATIONS", "1", "Refuse arguments that differ from their annotated shape or dtype."
+)
+CACHE = Knob("TILEWRIGHT_CACHE", "", "Folder for compiled code; empty means the user's cache folder.")
+CACHING = Knob("TILEWRIGHT_CACHING", "1", "Keep compiled code on disk between runs (1) or not (0).")
+
+KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHING)
+
+
+def backend() -> str:
+    """The default back end. ArgumentValueError for an unknown one."""
+    if BACKEND.value not in BACKENDS:
+        raise ArgumentValueError(
+            f"{BACKEND.name} is {BACKEND.value!r}", help=f"set it to one of {', '.join(BACKENDS)}"
+        )
+    return BACKEND.value
+
+
+def threads() -> int | None:
+    """The number of threads asked for, None for the default. ArgumentValueError unless 0 or positive."""
+    text = THREADS.value
+    if not text.isascii() or not text.isdigit():
+        raise ArgumentValueError(f"{THREADS.name} is {text!r}", help="set it to 0 or a positive number")
+    return int(text) or None
 
 
 def verify() -> bool:
-    """TILEWRIGHT_VERIFY: run the verifier between passes (default off; tests turn it on)."""
-    return os.environ.get("TILEWRIGHT_VERIFY", "0") not in ("", "0")
+    """Whether the verifier runs between passes."""
+    return VERIFY.flag()
+
+
+def check_annotations() -> bool:
+    """Whether annotated shapes and dtypes bind."""
+    return ANNOTATIONS.flag()
+
+
+def cache_folder() -> Path | None:
+    """The folder asked for, None for the user's own."""
+    return Path(CACHE.value) if CACHE.value else None
+
+
+def caching() -> bool:
+    """Whether compiled code is kept on disk."""
+    return CACHING.flag()
+
+
+def bench_rounds() -> int:
+    """PYPTO_BENCH, PYPTO_BENCH_ROUNDS: timed calls after validation (default 0; 100 when PYPTO_BENCH is on)."""
+    if os.environ.get("PYPTO_BENCH", "0") in ("", "0"):
+        return 0
+    return _positive("PYPTO_BENCH_ROUNDS", 100)
+
+
+def golden_threads() -> int | None:
+    """PYPTO_GOLDEN_NUM_THREADS: Torch's threads while a golden is computed (default: as Torch decides)."""
+    return _positive("PYPTO_GOLDEN_NUM_THREADS", 1) if "PYPTO_GOLDEN_NUM_THREADS" in os.environ else None
+
+
+def _positive(name: str, default: int) -> int:
+    """A variable that holds a positive integer; raises ValueError for anything else."""
+    text = os.environ.get(name, str(default))
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"{name} is {text!r}, wanted a positive integer")
+    return int(text)

@@ -37,8 +37,8 @@ class Machine:
     """One CPU model as code generation sees it.
 
     name:     LLVM's CPU name, `generic` when unknown.
-    features: LLVM feature names that may be used; `absent` those that must not, whatever the name
-    implies.
+    features: LLVM feature names that may be used; `absent`: those that must not be, whatever the
+              name implies.
     l1d, l2, l3: bytes of data cache as seen from one core.
     """
 

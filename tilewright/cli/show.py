@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -111,21 +111,16 @@ def changes(before: str, after: str, name_before: str, name_after: str) -> str:
 
 def machine_text(function: Function, stage: Stage) -> str:
     """LLVM IR after its middle end, or assembly for this CPU."""
-    from tilewright.runtime import engine
+    from tilewright.machine import host
+    from tilewright.native import compile_native
+    from tilewright.passes import pipeline
 
-    text = llvm_text(function)
-    return engine.optimise(text) if stage is Stage.llvm else engine.assembly(text)
-
-
-def llvm_text(function: Function) -> Any:
-    """The LLVM module that our code generator writes, before LLVM sees it."""
-    from tilewright import jit
-
-    return jit.llvm_text(function)
+    program = compile_native(pipeline.prepare(function, host()))
+    return program.optimised() if stage is Stage.llvm else program.assembly()
 
 
 def _print(text: str, out: Console) -> None:
-    """Through a pager's eyes when piped: plain text, whole lines; coloured diffs on a terminal."""
+    """Plain text, lines unbroken; a diff in colour on a terminal."""
     if out.is_terminal and text.startswith("---"):
         out.print(Syntax(text, "diff", background_color="default"))
     else:

@@ -233,6 +233,7 @@ def _read_loop(
         t.frame.names[variable] = Binding(Number(counter), node.lineno)
         t.frame.gone.pop(variable, None)
     start = dict(t.frame.names)
+    t.writes += 1  # what was read before the loop may have changed in a later iteration
     yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
     t.frame.yielded, t.frame.yielded_names = None, ()
     with t.builder.block() as ops:
@@ -249,6 +250,7 @@ def _read_loop(
             at = len(outgoing)
             outgoing += [converted(t, operands[0], args[at].type), *operands[1:]]
         t.builder.op("yield", outgoing, span=span)
+    t.writes += 1
     after_names = t.frame.yielded_names
     t.frame.yielded, t.frame.yielded_names = yielded_before
     block = Ops((counter, *args), tuple(ops))

@@ -81,6 +81,7 @@ class Tracer:
         self.consulted: dict[Any, Consulted] = {}
         self.reads: dict[int, Binding] = {}  # bindings that were looked at
         self.written: set[str] = set()  # roots of the tensors stored to
+        self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
         self.symbols: dict[str, Symbolic] = {}  # grows only; an attempt taken back takes its tail along
         self.hint = "v"
@@ -302,6 +303,11 @@ class Tracer:
         return found
 
     scalar_parameters: frozenset[str] = frozenset()
+
+    def note_write(self, target: Tensor) -> None:
+        """Memory behind `target` is about to change."""
+        self.written.add(target.root)
+        self.writes += 1
 
     def min(self, a: Operand, b: Operand) -> Operand:
         return self.scalar("s.min", a, b)

@@ -178,7 +178,7 @@ def store_window(
     """Write the part `exists` of a block into memory at `offsets`."""
     shape = shape or source.shape
     check_bounds(t, target, offsets, exists, node)
-    t.written.add(target.root)
+    t.note_write(target)
     base = target.value
     if target.overhang is not None:
         shape, offsets, exists, drop = _compose(t, target.overhang, shape, offsets, exists, drop)

@@ -43,9 +43,9 @@ class Launch:
         first = self._call(POISONS[0])
         self.outputs = {spec.name: self.arguments[spec.name].clone() for spec in outputs_of(self.specs)}
         warm = []
-        for round_ in range(repeats):
-            warm.append(self._call(POISONS[(round_ + 1) % 2]))
-            if round_ == 0:
+        for number in range(1, repeats + 1):
+            warm.append(self._call(POISONS[number % 2]))
+            if number == 1:
                 self._compare_bits()
         return Bench(first, tuple(warm))
 

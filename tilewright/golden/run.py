@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright import knobs
 from tilewright.golden import replay
 from tilewright.golden.launch import Launch, outputs_of
 from tilewright.golden.policies import Case
@@ -64,7 +65,8 @@ def run_jit(
 
     Ours: `seed` for Torch's generator, printed (None leaves it alone); `save_data` writes inputs and golden
     below `work_dir`; `strict` poisons the outputs, guards the memory around them and fails a kernel that
-    writes to an input; `repeats` warm calls are timed, and must give the same bits as the first.
+    writes to an input; `repeats` warm calls are timed (the knob PYPTO_BENCH asks for some as well), and must
+    give the same bits as the first.
 
     Raises TypeError for an unknown key in compile_cfg or runtime_cfg, ValueError for specs or comparators
     that do not fit together, and whatever the compiler or the kernel raises.
@@ -103,7 +105,7 @@ def run_jit(
 
     with stages("runtime"):
         launch = Launch(fn, specs, frozen, snapshot, backend, threads, strict)
-        bench = launch.run(repeats)
+        bench = launch.run(repeats or knobs.bench_rounds())
     problems = launch.problems(snapshot)
     result = RunResult(
         True, work_dir=folder, seed=seed, compile_seconds=compile_seconds, golden_seconds=golden_seconds, bench=bench
@@ -214,7 +216,14 @@ def _values(
 def _compute(golden_fn: Golden, specs: Sequence[Spec], values: Mapping[str, Any]) -> dict[str, Tensor]:
     """The golden's outputs, from copies of every argument."""
     copies = {n: v.clone() if isinstance(v, Tensor) else v for n, v in values.items()}
-    golden_fn(copies)
+    threads, before = knobs.golden_threads(), torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        golden_fn(copies)
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
     return {spec.name: copies[spec.name] for spec in outputs_of(specs)}
 
 

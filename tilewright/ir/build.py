@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tilewright.dtypes import BOOL, FP32, INDEX
+from tilewright.dtypes import BOOL
 from tilewright.ir.nodes import Attr, Block, Const, Op, Operand, Value, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.types import Type
@@ -152,19 +152,37 @@ def fold_scalar(name: str, operands: Sequence[Operand]) -> Operand | None:
     if all(isinstance(x, Const) and (x.dtype.is_integer or x.dtype == BOOL) for x in operands):
         if name in ("s.floordiv", "s.mod") and values[1] == 0:
             return None  # left for the verifier and the run to report
+        if name in ("s.shl", "s.shr") and not 0 <= values[1] < 64:
+            return None  # likewise
         result = _EVALUATE[name](*values)
         (rule,) = lookup(name).infer(tuple(operands), {})
-        return Const(result, rule.dtype if rule.dtype != FP32 else INDEX)
+        return Const(result, rule.dtype) if -(1 << 63) <= result < 1 << 63 else None
     if len(operands) == 2 and all(x.type.dtype.is_integer for x in operands):
-        a, b = operands
-        if (name in ("s.add", "s.sub") and values[1] == 0) or (name in ("s.mul", "s.floordiv") and values[1] == 1):
+        folded = _identity(name, *operands)
+        (rule,) = lookup(name).infer(tuple(operands), {})
+        if isinstance(folded, int):
+            return Const(folded, rule.dtype)
+        # INT32 + 0 is an INDEX by its rule: not the INT32 that it adds to.
+        return folded if folded is not None and folded.type == rule else None
+    return None
+
+
+def _identity(name: str, a: Operand, b: Operand) -> Operand | int | None:
+    """What an op on integers gives whatever its unknown operand is: an operand, a number, or None."""
+    x, y = (v.value if isinstance(v, Const) else None for v in (a, b))
+    match name:
+        case "s.add" | "s.sub" if y == 0:
             return a
-        if (name == "s.add" and values[0] == 0) or (name == "s.mul" and values[0] == 1):
+        case "s.mul" | "s.floordiv" if y == 1:
+            return a
+        case "s.add" if x == 0:
             return b
-        if name == "s.mul" and 0 in values:
-            return Const(0, INDEX)
-        if name == "s.sub" and a == b:
-            return Const(0, INDEX)
-        if name in ("s.min", "s.max") and a == b:
+        case "s.mul" if x == 1:
+            return b
+        case "s.mul" if 0 in (x, y):
+            return 0
+        case "s.sub" if a == b:
+            return 0
+        case "s.min" | "s.max" if a == b:
             return a
     return None

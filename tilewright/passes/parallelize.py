@@ -11,8 +11,11 @@ from tilewright.ir.walk import defined_in, free_values, names_in_use, ops_in, su
 from tilewright.machine import Machine
 
 SHARED_LOOPS = ("parallel", "spmd")
-# Every thread does these for itself: they give the same on all of them and touch no data.
-REPLICATED = ("window", "reshape_view", "transpose_view", "create", "return", "yield", "check_window", "check_that")
+# Every thread does these for itself: they give the same on all of them. (A load that must copy is one
+# thread's work again in code generation; mostly it is only an address.)
+REPLICATED = (
+    "window", "reshape_view", "transpose_view", "create", "load", "return", "yield", "check_window", "check_that",
+)  # fmt: skip
 
 
 def parallelize(fn: Function, machine: Machine) -> Function:

@@ -6,8 +6,8 @@ workers of a team run at the same time, so they may wait for each other.
 The team comes from the OpenMP library that the array library has already loaded: the same threads,
 still warm, and no more of them than processors. Where there is none, or in a forked child (whose
 OpenMP team died with the parent's threads), it comes from a pool of Python threads; both look the
-same to the worker, except
-that an OpenMP team may be smaller than asked for: `nthreads` is the size it really has.
+same to the worker, except that an OpenMP team may be smaller than asked for: `nthreads` is the size
+it really has.
 """
 
 from __future__ import annotations
@@ -158,8 +158,11 @@ _opened: list[OpenMP | None] = []
 
 
 def _openmp() -> OpenMP | None:
-    """The OpenMP library to use, or None. Settled for good once torch is there to bring one: reading
-    the list of loaded files takes most of a millisecond, starting a team a few microseconds."""
+    """The OpenMP library to use, or None.
+
+    Settled for good once torch is there to bring one: reading the list of loaded files takes most of
+    a millisecond, starting a team a few microseconds.
+    """
     if not _opened:
         with _opening:
             found = next((lib for lib in map(_open, loaded_openmp()) if lib is not None), None)
@@ -172,7 +175,7 @@ def _openmp() -> OpenMP | None:
 def _open(path: str) -> OpenMP | None:
     try:
         return OpenMP(path, ctypes.CDLL(path))
-    except (OSError, AttributeError):  # not to be opened by this name, or without GNU's entry points
+    except (OSError, AttributeError):  # not to be opened by this name, or not GNU's interface
         return None
 
 

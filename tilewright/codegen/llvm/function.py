@@ -478,15 +478,18 @@ class FunctionEmitter:
             self.owned.add(result)
 
     def load(self, op: Op) -> None:
+        """The window itself where it may be read in place, else a copy of it."""
         source = self.window_place(op)
         self.env[op.result] = source
-        contiguous = source.strides[-1] == source.dtype.nbytes or source.shape[-1] == 1
-        if not contiguous:
-            self.env[op.result] = moves.gathered(self, source)
-        elif op.result in self.copies:
-            self.env[op.result] = self.copied(op.result)
-        else:
+        scattered = source.strides[-1] != source.dtype.nbytes and source.shape[-1] != 1
+        if not scattered and op.result not in self.copies:
             return
+        target = self.new_tile(op.result.type)  # type: ignore[arg-type]
+        if scattered:
+            self.on_one_thread(lambda: moves.gather_elements(self, target, source))
+        else:
+            self.on_one_thread(lambda: RowEmitter(self).copy(target, source))
+        self.env[op.result] = target
         self.owned.add(op.result)
 
     def view(self, op: Op) -> None:

@@ -41,8 +41,8 @@ class Isa:
     part:   accumulator lanes in one register.
     xor:    what the panel's bytes are xor-ed with; 0x80 turns signed into unsigned, then the
             accumulators must start at -128 * sum(row of A).
-    b_registers, a_registers: live registers that a panel part and a row group take, temporaries
-    included.
+    b_registers, a_registers: live registers that a panel part and a group of A take, with
+            their temporaries.
     """
 
     part: int

@@ -45,13 +45,11 @@ def clear_tile(owner: FunctionEmitter, place: Place) -> None:
     fill(owner, place, zero(memory_type(place.dtype)))
 
 
-def gathered(owner: FunctionEmitter, source: Place) -> Place:
-    """A tile with the valid elements of a place whose columns are not next to each other."""
-    target = owner.new_tile(TileType(source.shape, source.dtype))
+def gather_elements(owner: FunctionEmitter, target: Place, source: Place) -> None:
+    """Copy the valid elements of a place whose columns are not next to each other."""
     if not source.all_valid:
         clear_tile(owner, target)
     each(owner, source.valid, lambda at: owner.b.store(load(owner, source, at), target.at(owner.b, at)))
-    return target
 
 
 def _result(owner: FunctionEmitter, op: Op, place: Place) -> None:

@@ -45,12 +45,16 @@ if TYPE_CHECKING:
 
 LANES = 16  # as in microkernel.py
 
+# Groups of K that are packed for all blocks before the next: up to 64 rows, whose pages a first-level
+# TLB of 64 entries can hold.
+STRIP = 16
+
 
 def emit_pack(module: ir.Module, name: str, kernel: Kernel, trans: bool) -> ir.Function:
     """`void pack(b, b_row_bytes: i64, panel, k, n, k_groups, n_panel, j0, j1: i64)`.
 
     Packs column blocks j0 <= j < j1 of the panel of a [K, n_panel] matrix with `k_groups` groups.
-    b:    the matrix's first element, [K, N] row-major, or [N, K] if `trans`; rows `b_row_bytes` apart.
+    b:    the matrix, [K, N] row-major, or [N, K] if `trans`; its rows are `b_row_bytes` apart.
     k, n: rows and columns of the matrix that exist; nothing else is read, the rest becomes zero.
     """
     args = ["k", "n", "k_groups", "n_panel", "j0", "j1"]
@@ -83,19 +87,17 @@ class _Pack:
         self.b = ir.IRBuilder(fn.append_basic_block("entry"))
 
     def emit(self) -> None:
-        b, width = self.b, LANES * self.kernel.nr
-        block_bytes = b.mul(self.k_groups, index(width * self.group_bytes))
-        with counted(b, self.j0, self.j1, name="block") as block:
-            column = b.mul(block.i, index(width))
-            columns = minimum(b, b.sub(self.n_panel, column), index(width))
-            vectors = b.lshr(b.add(columns, index(LANES - 1)), index(LANES.bit_length() - 1))
-            out = offset(b, self.panel, b.mul(block.i, block_bytes))
-            self.block(column, vectors, out)
-        b.ret_void()
-
-    def block(self, column: ir.Value, vectors: ir.Value, out: ir.Value) -> None:
-        """Pack one block that starts at `column` and is `vectors` vectors of 16 columns wide."""
+        """The whole body; leaves the builder behind a return."""
         raise NotImplementedError
+
+    def place(self, j: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Block j: its first column, its width in vectors of 16 columns, its address in the panel."""
+        b, width = self.b, LANES * self.kernel.nr
+        column = b.mul(j, index(width))
+        columns = minimum(b, b.sub(self.n_panel, column), index(width))
+        vectors = b.lshr(b.add(columns, index(LANES - 1)), index(LANES.bit_length() - 1))
+        block_bytes = b.mul(self.k_groups, index(width * self.group_bytes))
+        return column, vectors, offset(b, self.panel, b.mul(j, block_bytes))
 
     def store(self, value: ir.Value, at: ir.Value, align: int) -> None:
         """Store packed elements, xor-ed."""
@@ -123,16 +125,29 @@ class _Pack:
 class _Plain(_Pack):
     """From [K, N]: a few neighbouring rows are interleaved."""
 
-    def block(self, column: ir.Value, vectors: ir.Value, out: ir.Value) -> None:
+    def emit(self) -> None:
         b, width = self.b, LANES * self.kernel.nr
-        source = offset(b, self.matrix, b.mul(column, index(self.element_bytes)))
-        inside = b.icmp_signed("<=", b.add(column, index(width)), self.n)
-        # Whole groups of a whole block go without masks; all else, a small share, one vector at a
-        # time.
-        fast = b.select(inside, b.sdiv(self.k, index(self.group)), index(0))
-        with counted(b, 0, fast, name="group") as group:
-            self.interleaved(source, out, group.i, width)
-        with counted(b, fast, self.k_groups, name="edge") as group:
+        # Whole groups of whole blocks go without masks, a few rows of all blocks at a time: a block
+        # alone would touch a page for every 64 bytes that it reads.
+        whole = b.sdiv(self.k, index(self.group))
+        last = b.sdiv(self.n, index(width))
+        last = b.select(b.icmp_signed("<", last, self.j0), self.j0, minimum(b, last, self.j1))
+        with counted(b, 0, whole, STRIP, name="strip") as strip:
+            end = minimum(b, b.add(strip.i, index(STRIP)), whole)
+            with counted(b, self.j0, last, name="block") as block:
+                column, _, out = self.place(block.i)
+                source = offset(b, self.matrix, b.mul(column, index(self.element_bytes)))
+                with counted(b, strip.i, end, name="group") as group:
+                    self.interleaved(source, out, group.i, width)
+        with counted(b, self.j0, self.j1, name="edge") as block:
+            done = b.select(b.icmp_signed("<", block.i, last), whole, index(0))
+            self.edge(*self.place(block.i), done)
+        b.ret_void()
+
+    def edge(self, column: ir.Value, vectors: ir.Value, out: ir.Value, done: ir.Value) -> None:
+        """The groups of one block from `done` on, a vector at a time, masked to what exists."""
+        b = self.b
+        with counted(b, done, self.k_groups, name="group") as group:
             group_out = b.mul(group.i, b.mul(vectors, index(LANES * self.group_bytes)))
             with counted(b, 0, vectors, name="vector") as v:
                 first = b.add(column, b.mul(v.i, index(LANES)))
@@ -164,6 +179,11 @@ class _Plain(_Pack):
 class _Trans(_Pack):
     """From [N, K]: a group is already together in memory; squares of groups are transposed."""
 
+    def emit(self) -> None:
+        with counted(self.b, self.j0, self.j1, name="block") as block:
+            self.block(*self.place(block.i))
+        self.b.ret_void()
+
     def block(self, column: ir.Value, vectors: ir.Value, out: ir.Value) -> None:
         b, side = self.b, self.kernel.isa.part
         step_bytes = b.mul(vectors, index(LANES * self.group_bytes))  # from one group to the next
@@ -181,13 +201,14 @@ class _Trans(_Pack):
             # The edges are a small share: an element at a time keeps their code short.
             with counted(b, fast, self.k_groups, name="edge") as group:
                 to = offset(b, strip_out, b.mul(group.i, step_bytes))
-                with counted(b, 0, side, name="row") as line:
-                    with counted(b, 0, self.group, name="element") as one:
-                        row = b.add(first, line.i)
-                        column_k = b.add(b.mul(group.i, index(self.group)), one.i)
-                        place = b.add(b.mul(line.i, index(self.group)), one.i)
-                        at = offset(b, to, b.mul(place, index(self.element_bytes)))
-                        self.store_element(self.element_or_zero(row, column_k), at)
+                with counted(b, 0, side * self.group, name="element") as one:
+                    line = b.lshr(one.i, index(self.group.bit_length() - 1))
+                    within = b.and_(one.i, index(self.group - 1))
+                    done = b.add(b.mul(group.i, index(self.group)), within)
+                    value = self.element_or_zero(b.add(first, line), done)
+                    self.store_element(
+                        value, offset(b, to, b.mul(one.i, index(self.element_bytes)))
+                    )
 
     def element_or_zero(self, row: ir.Value, column: ir.Value) -> ir.Value:
         """One element of the storage, read only if it exists."""

@@ -25,6 +25,7 @@ from tilewright.frontend.values import (
     Named,
     Nothing,
     Number,
+    Symbolic,
     Tensor,
     describe,
     with_valid,
@@ -229,7 +230,11 @@ def read_element(t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], 
     """`base[i, j]` as a scalar."""
     _check_element(t, base, indices, node)
     if isinstance(base, Tensor):
-        return Number(t.emit("read", [_memory(t, base, node), *indices], "s"))
+        element = t.emit("read", [_memory(t, base, node), *indices], None if t.hint != "v" else "s")
+        # The same element read twice with no write between is the same number, so extents may cancel it.
+        places = (t.symbolic(i).key for i in indices)
+        t.symbols[element.name] = Symbolic(0, {("read", base.value.name, t.writes, *places): 1})
+        return Number(element)
     t.need_region()
     return Number(t.emit("element", [base.value, *indices], "s"))
 
@@ -263,7 +268,7 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype)
     if isinstance(target, Tensor):
         memory = _memory(t, target, call.node)
-        t.written.add(target.root)
+        t.note_write(target)
         t.builder.op("write", [memory, operand, *indices])
         return Nothing()
     t.need_region()

@@ -95,8 +95,10 @@ def project_chunk(
             kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
 
     with pl.at(level=pl.Level.CORE_GROUP, name_hint="quantize_q"):
-        q_latent = pl.cast(rms_norm(q_low, q_norm, eps), target_type=pl.BF16, mode="rint")
-        codes, scale = quantize_rows(pl.cast(q_latent, target_type=pl.FP32))
+        latent = rms_norm(q_low, q_norm, eps)
+        latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
+        latent_fp32 = pl.cast(latent_bf16, target_type=pl.FP32)
+        codes, scale = quantize_rows(latent_fp32)
         qr[t0 : t0 + R, :] = codes
         qr_scale[t0 : t0 + R, :] = scale
 

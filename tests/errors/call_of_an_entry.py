@@ -1,0 +1,15 @@
+"""An entry is called from Python."""
+
+import tilewright.language as pl
+
+@pl.jit
+def other(v: pl.Tensor):
+    return v
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    other(x)

@@ -1,0 +1,15 @@
+"""Kernels do not call themselves."""
+
+import tilewright.language as pl
+
+@pl.jit.inline
+def loop(v: pl.Tensor):
+    loop(v)
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    loop(x)

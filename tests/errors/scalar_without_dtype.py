@@ -1,0 +1,8 @@
+"""pl.Scalar needs a dtype."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(x: pl.Tensor[[16, 32], pl.FP32], rows: pl.Scalar):
+    return x

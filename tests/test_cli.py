@@ -1,0 +1,160 @@
+"""The command line: what it prints, and the status it leaves with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.golden_kernels import PythonKernel
+from tilewright.cli import check as check_module
+from tilewright.cli.app import app, main
+from tilewright.cli.console import seconds, size
+from tilewright.cli.show import changes
+from tilewright.errors import KernelError
+from tilewright.models.deepseek_v4.registry import KERNELS, Entry, Inputs
+
+DEMO_CHECK = ["check", "prefill_qkv_proj_rope", "--preset", "demo", "--no-baseline"]
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Every kernel is its FP32 reference, after `spoil(outputs)`."""
+    asked = []
+
+    def install(spoil=lambda outputs: None):
+        def build(entry, cfg):
+            def operator(*arguments):
+                names = [s.name for s in entry.specs(cfg, Inputs(1, start_pos=0))]
+                values = dict(zip(names, arguments, strict=True))
+                outputs = entry.reference(values, cfg, torch.float32)
+                spoil(outputs)
+                for name, tensor in outputs.items():
+                    values[name].copy_(tensor)
+
+            kernel = PythonKernel(operator)
+            asked.append((entry.name, cfg.name, kernel.options))
+            return kernel
+
+        monkeypatch.setattr(Entry, "build", build)
+        return asked
+
+    return install
+
+
+def test_check_prints_every_output_the_times_and_the_seed(stand_in):
+    stand_in()
+    result = invoke("check", "prefill", "--preset", "demo", "--start-pos", "128", "--seed", "5")
+    assert result.exit_code == 0
+    for word in ("pass", "q ", "kv", "qr_scale", "128 x 4 x 128", "seed 5", "start_pos 128", "compile", "run"):
+        assert word in result.output
+    assert "FP32 Torch" in result.output
+    assert "PASS" in result.output
+
+
+def test_one_wrong_element_fails_the_check_and_is_shown(stand_in):
+    def spoil(outputs):
+        outputs["kv"][2, 40] += 1
+
+    stand_in(spoil)
+    result = invoke(*DEMO_CHECK, "--tokens", "7")
+    assert result.exit_code == 1
+    assert "FAIL" in result.output
+    assert "[2, 40]" in result.output
+    assert "1 (0.112%)" in result.output
+
+
+def test_options_reach_the_kernel_and_its_inputs(stand_in):
+    asked = stand_in()
+    result = invoke(*DEMO_CHECK, "--backend", "interpreter", "--tokens", "3", "--rope", "yarn")
+    assert result.exit_code == 0
+    assert asked[0][2]["backend"] == "interpreter"
+    assert "3 x 128" in result.output
+    assert "rope yarn" in result.output
+
+
+def test_check_all_runs_every_kernel_on_both_back_ends(stand_in):
+    asked = stand_in()
+    result = invoke("check", "all", "--preset", "demo", "--no-baseline", "--tokens", "4")
+    assert result.exit_code == 0
+    ran = {(name, options["backend"]) for name, _, options in asked}
+    assert ran == {(name, backend) for name in KERNELS for backend in ("native", "interpreter")}
+    assert "all passed" in result.output
+
+
+def test_check_all_fails_if_one_kernel_does(stand_in):
+    stand_in(lambda outputs: outputs["qr"].zero_())
+    result = invoke("check", "all", "--preset", "demo", "--backend", "native", "--no-baseline")
+    assert result.exit_code == 1
+    assert "failed" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["check", "attention"], "prefill_qkv_proj_rope"),
+        ([*DEMO_CHECK, "--start-pos", "-1"], "wanted 0 to 3968"),
+        ([*DEMO_CHECK, "--start-pos", "3969"], "wanted 0 to 3968"),
+        ([*DEMO_CHECK, "--max-seq", "64"], "128 tokens do not fit"),
+        ([*DEMO_CHECK, "--tokens", "0"], "0 is not in the range"),
+        ([*DEMO_CHECK, "--preset", "huge"], "'huge' is not one of"),
+        (["check", "decode", "--preset", "demo", "--start-pos", "4000"], "wanted 0 to 3968"),
+        (["show", "attention"], "prefill_qkv_proj_rope"),
+    ],
+)
+def test_a_bad_option_is_refused_with_what_was_wanted(arguments, complaint):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    text = " ".join(word for word in result.output.split() if word != "│")
+    assert complaint in text
+
+
+def test_a_mistake_in_a_kernel_is_printed_without_a_traceback(monkeypatch, capsys):
+    def fail(*_):
+        raise KernelError("matmul needs one K, got 128 and 256", help="slice both alike")
+
+    monkeypatch.setattr(check_module, "run_one", fail)
+    with pytest.raises(SystemExit) as left:
+        main(["check", "prefill"])
+    assert left.value.code == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: matmul needs one K")
+    assert "Traceback" not in complaint
+
+
+def test_doctor_names_the_cpu_and_what_a_product_is_made_of():
+    result = invoke("doctor")
+    assert result.exit_code == 0
+    for word in ("CPU", "caches", "INT8 product", "BF16 product", "llvmlite"):
+        assert word in result.output
+
+
+def test_importing_the_command_line_loads_neither_torch_nor_llvm():
+    probe = (
+        "import sys, tilewright.cli.app; "
+        "print([m for m in ('torch', 'llvmlite', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_durations_and_sizes_have_a_unit_that_suits_them():
+    assert [seconds(v) for v in (12e-6, 0.0149, 1.2)] == ["12 us", "14.9 ms", "1.20 s"]
+    assert [size(v) for v in (48 << 10, 32 << 20)] == ["48 KiB", "32 MiB"]
+
+
+def test_a_diff_shows_only_what_a_pass_changed():
+    assert changes("a\nb", "a\nb", "x", "y") == "y changed nothing"
+    assert changes("a\nb", "a\nc", "x", "y").splitlines()[-2:] == ["-b", "+c"]

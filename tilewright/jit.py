@@ -1,0 +1,245 @@
+"""Calling a kernel: bind and check the arguments, specialise once per signature, compile, launch.
+
+The one file that meets every floor. Nothing heavy is imported before the first compile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tilewright import knobs
+from tilewright.arguments import Bound, Slot, bind, check_annotations, check_overlap, slots_of
+from tilewright.errors import ArgumentValueError
+from tilewright.frontend import (
+    NeedsConstant,
+    ScalarArgument,
+    TensorArgument,
+    Traced,
+    signature_of,
+    trace,
+)
+from tilewright.ir.nodes import Function
+from tilewright.language.kernel import Kernel, register_launcher
+
+
+class Executable(Protocol):
+    """Something that can run a program: compiled code, or the interpreter."""
+
+    def run(self, args: Sequence[Any], threads: int | None) -> None: ...
+
+
+@dataclass(slots=True)
+class Specialization:
+    """A kernel for arguments of one signature, ready to run.
+
+    function:        the program as the front end built it.
+    compile_seconds: reading, passes and code generation together.
+    """
+
+    kernel: Kernel
+    backend: str
+    traced: Traced
+    executable: Executable
+    compile_seconds: float
+
+    @property
+    def function(self) -> Function:
+        return self.traced.function
+
+    def run(self, args: Sequence[Any], threads: int | None = None) -> None:
+        """Run on arguments that are already checked: one per parameter of `function`, in its order."""
+        self.executable.run(args, threads)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One traced program and what was made of it."""
+
+    traced: Traced
+    trace_seconds: float
+    ready: dict[str, Specialization] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _State:
+    """What a kernel remembers between calls."""
+
+    slots: tuple[Slot, ...]
+    constants: set[str] = field(default_factory=set)  # scalars that had to become constants
+    entries: dict[Any, list[_Entry]] = field(default_factory=dict)
+
+
+class _Interpreted:
+    """A program run by the interpreter."""
+
+    def __init__(self, function: Function) -> None:
+        from tilewright.machine import host
+        from tilewright.passes.pipeline import prepare
+
+        self.function = prepare(function, host())
+
+    def run(self, args: Sequence[Any], threads: int | None) -> None:
+        from tilewright.interpreter import run
+
+        run(self.function, args)
+
+
+def _native(function: Function) -> Executable:
+    from tilewright.machine import host
+    from tilewright.native import compile_native
+    from tilewright.passes.pipeline import prepare
+
+    executable: Executable = compile_native(prepare(function, host()))
+    return executable
+
+
+_COMPILERS: Mapping[str, Callable[[Function], Executable]] = {"native": _native, "interpreter": _Interpreted}
+_compiling = threading.RLock()
+
+
+class _Launcher:
+    """Runs kernels for `tilewright.language`."""
+
+    def run(
+        self,
+        kernel: Kernel,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        backend: str | None,
+        threads: int | None,
+    ) -> Any:
+        """Check, compile if need be, run. None in place style; the created tensors in return style."""
+        threads = _thread_count(threads)
+        state = _state(kernel)
+        bound = bind(kernel, state.slots, args, kwargs)
+        special = _specialize(kernel, state, bound, _backend(backend))
+        traced = special.traced
+        written = {p.value.name for p in traced.function.params if p.direction != "in"}
+        check_overlap(kernel, bound, written)
+        values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
+        fresh = [_fresh(r.type.shape, r.type.dtype.torch, r.fill) for r in traced.fresh_results]
+        special.run([*values, *fresh], threads)
+        if not fresh:
+            return None
+        made = dict(zip((r.name for r in traced.fresh_results), fresh, strict=True))
+        results = tuple(made[name] if name in made else bound.values[name] for name in traced.returns)
+        return results[0] if len(results) == 1 else results
+
+    def specialize(
+        self, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
+    ) -> Specialization:
+        """Compile for arguments like these. Tensors may be on the meta device; no data is read."""
+        state = _state(kernel)
+        return _specialize(kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend))
+
+
+def _backend(asked: str | None) -> str:
+    if asked is None:
+        return knobs.backend()
+    if asked not in _COMPILERS:
+        raise ArgumentValueError(
+            f"there is no back end {asked!r}", help=f"choose one of {', '.join(_COMPILERS)}"
+        )
+    return asked
+
+
+def _thread_count(asked: int | None) -> int | None:
+    if asked is None:
+        return knobs.threads()
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise ArgumentValueError(f"threads must be a positive number, got {asked!r}")
+    return asked
+
+
+def _state(kernel: Kernel) -> _State:
+    state = kernel.specializations.get("state")
+    if state is None:
+        state = kernel.specializations.setdefault("state", _State(slots_of(kernel)))
+    return state
+
+
+def _fresh(shape: tuple[int, ...], dtype: str | None, fill: float) -> Any:
+    import torch
+
+    assert dtype is not None, "a tensor of this dtype cannot leave a kernel"
+    if fill == 0:
+        return torch.zeros(shape, dtype=getattr(torch, dtype))
+    return torch.full(shape, fill, dtype=getattr(torch, dtype))
+
+
+def _specialize(kernel: Kernel, state: _State, bound: Bound, backend: str) -> Specialization:
+    """The specialisation for these arguments, compiled if there is none that is still fresh."""
+    found = _find(state, bound, backend)
+    if found is not None:
+        return found
+    with _compiling:
+        found = _find(state, bound, backend)
+        if found is not None:
+            return found
+        entry = _entry(state, bound)
+        if entry is None:
+            parameters = signature_of(kernel)
+            if kernel.check_annotations and knobs.check_annotations():
+                check_annotations(parameters, bound)
+            entry = _trace(kernel, state, bound)
+        started = time.perf_counter()
+        executable = _COMPILERS[backend](entry.traced.function)
+        seconds = entry.trace_seconds + time.perf_counter() - started
+        special = Specialization(kernel, backend, entry.traced, executable, seconds)
+        entry.ready[backend] = special
+        return special
+
+
+def _key(state: _State, bound: Bound) -> Any:
+    """Dtypes and shapes of tensors, and the values of the scalars that became constants."""
+    if not state.constants:
+        return bound.key
+    values = [(name, type(bound.values[name]), bound.values[name]) for name in sorted(state.constants)]
+    return (bound.key, *values)
+
+
+def _entry(state: _State, bound: Bound) -> _Entry | None:
+    """The traced program for these arguments; programs whose constants have changed are dropped."""
+    key = _key(state, bound)
+    entries = state.entries.get(key)
+    if not entries:
+        return None
+    fresh = [e for e in entries if not any(c.changed() for c in e.traced.consulted)]
+    if len(fresh) != len(entries):
+        state.entries[key] = fresh
+    return fresh[0] if fresh else None
+
+
+def _find(state: _State, bound: Bound, backend: str) -> Specialization | None:
+    entry = _entry(state, bound)
+    return None if entry is None else entry.ready.get(backend)
+
+
+def _trace(kernel: Kernel, state: _State, bound: Bound) -> _Entry:
+    """Read the kernel, turning scalars into constants as far as it needs them."""
+    started = time.perf_counter()
+    while True:
+        try:
+            traced = trace(kernel, {slot.name: _argument(state, bound, slot) for slot in state.slots})
+            break
+        except NeedsConstant as needed:
+            state.constants.add(needed.parameter)
+    for line in traced.prints:
+        print(line)
+    entry = _Entry(traced, time.perf_counter() - started)
+    state.entries.setdefault(_key(state, bound), []).append(entry)
+    return entry
+
+
+def _argument(state: _State, bound: Bound, slot: Slot) -> TensorArgument | ScalarArgument:
+    if slot.kind == "tensor":
+        return TensorArgument(*bound.types[slot.name])
+    assert slot.dtype is not None
+    return ScalarArgument(slot.dtype, bound.values[slot.name] if slot.name in state.constants else None)
+
+
+register_launcher(_Launcher())
