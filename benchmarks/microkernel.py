@@ -17,7 +17,7 @@ import numpy as np
 from llvmlite import ir
 
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
-from tilewright.codegen.llvm.types import I64, PTR, VOID, counted, define
+from tilewright.codegen.llvm.types import I64, PTR, VOID, counted, define, offset
 from tilewright.dtypes import BF16, FP16, FP32, INT8
 from tilewright.machine import Machine, avx2, avx512, generic_x86_64, host
 from tilewright.runtime import engine
@@ -39,21 +39,27 @@ def aligned(nbytes: int) -> np.ndarray:
     return raw[start : start + nbytes]
 
 
-def emit_peak(module: ir.Module, kernel: Kernel, sums: int) -> ir.Function:
-    """`void peak(data, turns: i64)`: `sums` independent accumulators, nothing loaded in the
-    loop.
+def emit_peak(module: ir.Module, kernel: Kernel, rows: int, columns: int) -> ir.Function:
+    """`void peak(data, turns: i64)`: rows x columns accumulators, nothing loaded in the loop.
+
+    The rows' groups change places every turn; else LLVM would multiply once, before the loop.
     """
     way = kernel.isa
     fn = define(module, f"peak_{kernel.name}", VOID, [("data", PTR), ("turns", I64)])
     fn.linkage = ""
     data, turns = fn.args
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    a, w = way.load_a(b, data), way.load_b(b, data)
-    start = [b.load(data, typ=way.acc_type(), align=4) for _ in range(sums)]
-    with counted(b, 0, turns, carried=start) as loop:
-        loop.next = [way.step(b, x, a, w) for x in loop.carried]
-    for i, x in enumerate(loop.results):
-        b.store(x, b.gep(data, [I64(64 + i * way.part * 4)], source_etype=ir.IntType(8)), align=4)
+    a = [way.load_a(b, offset(b, data, 64 * i)) for i in range(rows)]
+    w = [way.load_b(b, offset(b, data, 1024 + 64 * i)) for i in range(columns)]
+    sums = [b.load(data, typ=way.acc_type(), align=4) for _ in range(rows * columns)]
+    with counted(b, 0, turns, carried=[*sums, *(x for group in a for x in group)]) as loop:
+        x, flat = loop.carried[: len(sums)], loop.carried[len(sums) :]
+        turned = [tuple(flat[i : i + len(a[0])]) for i in range(0, len(flat), len(a[0]))]
+        pairs = [(row, column) for row in turned for column in w]
+        loop.next = [way.step(b, x[i], *pair) for i, pair in enumerate(pairs)]
+        loop.next += flat[len(a[0]) :] + flat[: len(a[0])]
+    for i in range(len(sums)):
+        b.store(loop.results[i], offset(b, data, 2048 + 64 * i), align=4)
     b.ret_void()
     return fn
 
@@ -81,14 +87,14 @@ def best(run: Callable[[], object], seconds: float = 0.15) -> float:
 
 
 def peak_gops(kernel: Kernel, machine: Machine) -> float:
-    sums = 12 if machine.vector_registers == 32 else 10
+    rows, columns = (4, 3) if machine.vector_registers == 32 else (4, 2)
     module = ir.Module("peak")
-    fn = emit_peak(module, kernel, sums)
+    fn = emit_peak(module, kernel, rows, columns)
     code = engine.load(str(module), [fn.name], machine)
     call = code.function(fn.name, Address, Int)
     data, turns = aligned(8192), 200_000
     seconds = best(lambda: call(data.ctypes.data, turns))
-    return 2 * sums * kernel.isa.part * kernel.k_group * turns / seconds / 1e9
+    return 2 * rows * columns * kernel.isa.part * kernel.k_group * turns / seconds / 1e9
 
 
 def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tuple[float, int]:

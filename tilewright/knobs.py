@@ -42,8 +42,14 @@ ANNOTATIONS = Knob(
 )
 CACHE = Knob("TILEWRIGHT_CACHE", "", "Folder for compiled code; empty means the user's cache folder.")
 CACHING = Knob("TILEWRIGHT_CACHING", "1", "Keep compiled code on disk between runs (1) or not (0).")
+# These three keep the names that existing scripts set.
+BENCH = Knob("PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0).")
+BENCH_ROUNDS = Knob("PYPTO_BENCH_ROUNDS", "100", "Calls that PYPTO_BENCH times.")
+GOLDEN_THREADS = Knob(
+    "PYPTO_GOLDEN_NUM_THREADS", "", "Torch's threads while a golden is computed; empty leaves them as they are."
+)
 
-KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHING)
+KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHING, BENCH, BENCH_ROUNDS, GOLDEN_THREADS)
 
 
 def backend() -> str:
@@ -84,20 +90,17 @@ def caching() -> bool:
 
 
 def bench_rounds() -> int:
-    """PYPTO_BENCH, PYPTO_BENCH_ROUNDS: timed calls after validation (default 0; 100 when PYPTO_BENCH is on)."""
-    if os.environ.get("PYPTO_BENCH", "0") in ("", "0"):
-        return 0
-    return _positive("PYPTO_BENCH_ROUNDS", 100)
+    """How many timed calls a golden run makes after validation, 0 for none. ArgumentValueError unless positive."""
+    return _positive(BENCH_ROUNDS) if BENCH.flag() else 0
 
 
 def golden_threads() -> int | None:
-    """PYPTO_GOLDEN_NUM_THREADS: Torch's threads while a golden is computed (default: as Torch decides)."""
-    return _positive("PYPTO_GOLDEN_NUM_THREADS", 1) if "PYPTO_GOLDEN_NUM_THREADS" in os.environ else None
+    """Torch's threads while a golden is computed, None to leave them. ArgumentValueError unless positive."""
+    return _positive(GOLDEN_THREADS) if GOLDEN_THREADS.value else None
 
 
-def _positive(name: str, default: int) -> int:
-    """A variable that holds a positive integer; raises ValueError for anything else."""
-    text = os.environ.get(name, str(default))
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"{name} is {text!r}, wanted a positive integer")
+def _positive(knob: Knob) -> int:
+    text = knob.value
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ArgumentValueError(f"{knob.name} is {text!r}", help="set it to a positive number")
     return int(text)

@@ -59,13 +59,14 @@ class NativeProgram:
         self.small = _work(self.lowered.body) < ALONE_BELOW
         self._pools = _Pools(self.layout)
 
-    def run(self, args: Sequence[Any], threads: int) -> None:
+    def run(self, args: Sequence[Any], threads: int | None = None) -> None:
         """Launch with Torch tensors and Python scalars in the order of the parameters.
 
+        threads: as many as Torch uses when None; a program too small to share runs on one.
         The tensors have been checked (tilewright.jit); they are written in place. Raises BoundsError or
         KernelError, with the author's line, when a check of the program fails.
         """
-        threads = 1 if self.small else threads
+        threads = 1 if self.small else threads or _torch_threads()
         with self._pools.borrow(threads) as memory:
             words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
             memory.fill_words(words)
@@ -106,6 +107,13 @@ class NativeProgram:
             case "s.floordiv" | "s.mod":
                 return KernelError("integer division by zero", check.span, help="test the divisor first")
         return BoundsError(f"{check.name} failed with {seen}", check.span)
+
+
+def _torch_threads() -> int:
+    """What `torch.set_num_threads` says now, as its team is the one that runs."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _word(type: Any, arg: Any) -> int:

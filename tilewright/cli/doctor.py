@@ -6,9 +6,11 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from tilewright.cli.console import console, size
+from tilewright.knobs import KNOBS
 
 PACKAGES = ("torch", "llvmlite", "numpy")
 # Features that decide which instructions a product is made of; the rest is left to LLVM.
@@ -19,7 +21,7 @@ WATCHED = (
 
 
 def doctor() -> None:
-    """Say what CPU was found, what the compiler will use of it, and which versions run."""
+    """Say what CPU was found, what the compiler will use of it, which versions run, and the knobs."""
     import torch  # noqa: F401  (its OpenMP team is the one that kernels run on)
 
     from tilewright.codegen.llvm.microkernel import choose
@@ -46,6 +48,9 @@ def doctor() -> None:
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     table.add_row("versions", "   ".join(versions))
+    for knob in KNOBS:
+        state = escape(knob.value or "empty")
+        table.add_row(knob.name, f"{state}{'' if knob.value == knob.default else ' (set)'}   {knob.meaning}")
     console().print(table)
 
 

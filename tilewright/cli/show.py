@@ -81,7 +81,7 @@ def front_end(kernel: str, preset: str, tokens: int | None) -> Function:
     cfg = PRESETS[preset]
     specs = entry.specs(cfg, Inputs(entry.tokens if tokens is None else tokens))
     arguments = [
-        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype)
+        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
         for s in specs
     ]
     function: Function = entry.build(cfg).specialize(*arguments, backend="interpreter").function

@@ -181,7 +181,7 @@ def _settings(
 def _compile(fn: Any, specs: Sequence[Spec], backend: str | None) -> float:
     """Specialise for empty tensors of the specified shapes, so that the real call hits the cache."""
     empty = [
-        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype)
+        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
         for s in specs
     ]
     started = time.perf_counter()

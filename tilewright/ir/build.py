@@ -168,7 +168,7 @@ def fold_scalar(name: str, operands: Sequence[Operand]) -> Operand | None:
 
 
 def _identity(name: str, a: Operand, b: Operand) -> Operand | int | None:
-    """What an op on integers gives whatever its unknown operand is: an operand, a number, or None."""
+    """What an integer op gives whatever its unknown operand is: an operand, a number, or None."""
     x, y = (v.value if isinstance(v, Const) else None for v in (a, b))
     match name:
         case "s.add" | "s.sub" if y == 0:

@@ -160,8 +160,8 @@ _opened: list[OpenMP | None] = []
 def _openmp() -> OpenMP | None:
     """The OpenMP library to use, or None.
 
-    Settled for good once torch is there to bring one: reading the list of loaded files takes most of
-    a millisecond, starting a team a few microseconds.
+    Settled for good once torch is there to bring one: reading the list of loaded files takes most
+    of a millisecond, starting a team a few microseconds.
     """
     if not _opened:
         with _opening:
