@@ -3,7 +3,9 @@
     python benchmarks/microkernel.py [--machine host|avx512|avx2|x86-64] [--k 1024]
 
 One row a tile: operations a second, share of the measured peak, and whether LLVM spilled.
-A and the panel block stay in the first two levels of cache, so what is measured is the loop itself.
+Where there are only 16 registers, the loop that only multiplies has too few independent sums to be
+more than a lower bound of the peak. A and the panel block stay in the first two levels of cache, so
+what is measured is the loop itself.
 """
 
 from __future__ import annotations

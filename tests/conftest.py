@@ -8,7 +8,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite golden texts; read the diff")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite golden texts; read the diff"
+    )
 
 
 def pytest_configure() -> None:

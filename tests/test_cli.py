@@ -56,7 +56,17 @@ def test_check_prints_every_output_the_times_and_the_seed(stand_in):
     stand_in()
     result = invoke("check", "prefill", "--preset", "demo", "--start-pos", "128", "--seed", "5")
     assert result.exit_code == 0
-    for word in ("pass", "q ", "kv", "qr_scale", "128 x 4 x 128", "seed 5", "start_pos 128", "compile", "run"):
+    for word in (
+        "pass",
+        "q ",
+        "kv",
+        "qr_scale",
+        "128 x 4 x 128",
+        "seed 5",
+        "start_pos 128",
+        "compile",
+        "run",
+    ):
         assert word in result.output
     assert "FP32 Torch" in result.output
     assert "PASS" in result.output

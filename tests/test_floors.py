@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "tilewright"
 GROUND = {"errors", "span", "dtypes", "knobs", "machine"}
 LOWER = {*GROUND, "ir", "language"}
 ENGINE_ROOM = {"frontend", "passes", "interpreter", "codegen", "runtime"}
-DRIVERS = {"jit", "arguments", "native"}  # arguments: checked; native: lower, compile, call; jit: launch
+# Arguments are checked, native lowers, compiles and calls, jit launches.
+DRIVERS = {"jit", "arguments", "native"}
 
 # What each room may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -61,7 +61,9 @@ def test_the_default_takes_equal_infinities_and_never_nan():
 
 def test_the_default_wants_one_dtype():
     with pytest.raises(AssertionError, match=r"torch\.int32, the golden is .* torch\.int64"):
-        validate_golden({"y": torch.ones(2, dtype=torch.int32)}, {"y": torch.ones(2, dtype=torch.int64)})
+        validate_golden(
+            {"y": torch.ones(2, dtype=torch.int32)}, {"y": torch.ones(2, dtype=torch.int64)}
+        )
 
 
 def test_a_comparator_for_an_output_that_does_not_exist_is_an_error():
@@ -74,7 +76,9 @@ def test_a_comparator_for_an_output_that_does_not_exist_is_an_error():
 # -- ratio_allclose --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("numel", "wrong", "passes"), [(100, 1, False), (300, 2, True), (300, 3, False)])
+@pytest.mark.parametrize(
+    ("numel", "wrong", "passes"), [(100, 1, False), (300, 2, True), (300, 3, False)]
+)
 def test_the_allowed_count_is_the_rounded_share(numel, wrong, passes):
     actual = torch.zeros(numel)
     actual[:wrong] = 1
@@ -176,7 +180,9 @@ def pool_case(rows, change=None):
             actual.view(8, 3)[row] += 0.01
     if change is not None:
         actual.view(8, 3)[change] += 1e-30
-    cmp = mapped_pool_ratio_allclose("rows", mapping_shape=(len(rows),), block_size=4, atol=0.1, rtol=0)
+    cmp = mapped_pool_ratio_allclose(
+        "rows", mapping_shape=(len(rows),), block_size=4, atol=0.1, rtol=0
+    )
     return compare(cmp, actual, expected, inputs={"rows": torch.tensor(rows, dtype=torch.int32)})
 
 
@@ -223,7 +229,17 @@ def test_close_is_inclusive_and_scales_with_the_expected_value():
     assert not judge(close(rtol=1 / 128), torch.tensor([129.01]), expected).passed
 
 
-@pytest.mark.parametrize("pair", [(math.nan, 0.0), (0.0, math.nan), (math.nan, math.nan), (math.inf, 1.0), (1.0, math.inf), (math.inf, -math.inf)])  # fmt: skip
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (math.nan, 0.0),
+        (0.0, math.nan),
+        (math.nan, math.nan),
+        (math.inf, 1.0),
+        (1.0, math.inf),
+        (math.inf, -math.inf),
+    ],
+)
 def test_close_never_takes_a_nan_or_a_one_sided_infinity(pair):
     actual, expected = (torch.tensor([v]) for v in pair)
     report = judge(close(rtol=1, atol=1), actual, expected)
@@ -259,7 +275,15 @@ def test_codes_at_both_ends_of_int8_are_far_apart():
     assert not judge(codes_within(step=1), actual, torch.tensor([-128], dtype=torch.int8)).passed
 
 
-@pytest.mark.parametrize("bad", [lambda: close(rtol=-1), lambda: close(atol=math.nan), lambda: codes_within(-1), lambda: codes_within(1, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: close(rtol=-1),
+        lambda: close(atol=math.nan),
+        lambda: codes_within(-1),
+        lambda: codes_within(1, 2),
+    ],
+)
 def test_policies_refuse_impossible_tolerances(bad):
     with pytest.raises(ValueError, match="wanted"):
         bad()

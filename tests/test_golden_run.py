@@ -91,7 +91,13 @@ def test_an_unknown_setting_is_a_type_error_that_lists_the_known_ones(option):
 
 def test_settings_of_the_original_are_labels_and_ours_reach_the_kernel():
     kernel = PythonKernel(double)
-    cfg = {"platform": "a2a3", "device_id": 0, "enable_l2_swimlane": 1, "backend": "native", "threads": 2}
+    cfg = {
+        "platform": "a2a3",
+        "device_id": 0,
+        "enable_l2_swimlane": 1,
+        "backend": "native",
+        "threads": 2,
+    }
     assert run_jit(kernel, specs(), golden_fn=doubled, runtime_cfg=cfg).passed
     assert kernel.options == {"backend": "native", "threads": 2}
 
@@ -183,7 +189,7 @@ def test_a_replayed_scalar_of_another_dtype_is_an_error(tmp_path):
         work_dir=tmp_path,
     )
     other = [ScalarSpec("n", torch.int64, 1), *specs()]
-    with pytest.raises(ValueError, match="n.pt holds .* torch.int32"):
+    with pytest.raises(ValueError, match=r"n\.pt holds .* torch\.int32"):
         run_jit(PythonKernel(double), other, golden_data=tmp_path / "data")
 
 
@@ -215,9 +221,7 @@ def test_strict_finds_a_write_outside_the_output(offset, side):
         torch.as_strided(y, (1,), (1,), first).fill_(1)
 
     out = [TensorSpec("y", (4,), torch.float32, is_output=True)]
-    result = run_jit(
-        PythonKernel(overhang), out, golden_fn=lambda v: v["y"].fill_(1), strict=True
-    )
+    result = run_jit(PythonKernel(overhang), out, golden_fn=lambda v: v["y"].fill_(1), strict=True)
     assert not result.passed
     assert f"bytes {side} its start" in result.error
 

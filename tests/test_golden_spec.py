@@ -72,7 +72,9 @@ def test_a_scalar_of_another_kind_is_a_type_error(dtype, value):
         ScalarSpec("n", dtype, value)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [(torch.int8, 128), (torch.uint8, -1), (torch.int32, 2**31)])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.int8, 128), (torch.uint8, -1), (torch.int32, 2**31)]
+)
 def test_a_scalar_out_of_range_is_a_value_error(dtype, value):
     with pytest.raises(ValueError, match=f"is {value}, wanted"):
         ScalarSpec("n", dtype, value)

@@ -1,4 +1,4 @@
-"""The checks against a correct operator in FP32, and against operators that are wrong in one place."""
+"""The checks against a correct operator in FP32, and against some wrong in one place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ OUTPUTS = ("q", "kv", "qr", "qr_scale")
 @pytest.fixture(scope="module")
 def values():
     specs = prefill_specs(DEMO, TOKENS, start_pos=64)
-    return {s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs}
+    return {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def from_x_norm(x_norm, values, position=0):
 
 
 def on_the_boundary(values, token=3, elements=(10, 20, 30)):
-    """Inputs whose x_norm has elements a hair above a BF16 boundary, and the x_norm that rounds down."""
+    """Inputs with elements of x_norm a hair above a BF16 boundary, and the x_norm rounded down."""
     exact = reference.x_norm_exact(values, DEMO)[token]
     gamma = values["attn_norm"].double().clone()
     for i in elements:
@@ -80,7 +82,9 @@ def test_the_golden_agrees_with_itself(values, golden):
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_operator_in_fp32_passes_in_every_element(seed):
     specs = prefill_specs(DEMO, 64, start_pos=9, seed=seed)
-    values = {s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs}
+    values = {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
     golden = reference.prefill_reference(values, DEMO)
     plain = reference.prefill_reference(values, DEMO, torch.float32)
     reports = judged(plain, golden, values)
@@ -149,7 +153,12 @@ def test_wrong_codes_cannot_vouch_for_q(values, golden):
     actual["qr"][2, 40:60] = 0
     cos, sin = reference.rope_rows(values, DEMO)
     actual["q"] = reference.q_from(actual["qr"], actual["qr_scale"], cos, sin, values, DEMO)
-    assert verdicts(actual, golden, values) == {"q": False, "kv": True, "qr": False, "qr_scale": True}
+    assert verdicts(actual, golden, values) == {
+        "q": False,
+        "kv": True,
+        "qr": False,
+        "qr_scale": True,
+    }
 
 
 def wrong_rope_pairing(out, values):
@@ -158,7 +167,9 @@ def wrong_rope_pairing(out, values):
     plain = reference.prefill_reference({**values, "start_pos": 0}, DEMO)["q"][:1]
     first, second = plain[..., -2 * half : -half].double(), plain[..., -half:].double()
     c, s = cos[:1, None].double(), sin[:1, None].double()
-    out["q"][:1, :, -2 * half :] = torch.cat((first * c - second * s, first * s + second * c), -1).bfloat16()
+    out["q"][:1, :, -2 * half :] = torch.cat(
+        (first * c - second * s, first * s + second * c), -1
+    ).bfloat16()
 
 
 def forgotten_head(out, values):
@@ -207,7 +218,9 @@ def test_each_mistake_is_caught_in_its_output(values, golden, mistake, output):
 
 def test_ambiguous_elements_are_those_within_a_few_ulps_of_the_middle():
     middle = 1 + 2.0**-8
-    exact = torch.tensor([1.0, middle * (1 + 2.0**-22), middle * (1 - 2.0**-22), middle + 2.0**-18, 0.0])
+    exact = torch.tensor(
+        [1.0, middle * (1 + 2.0**-22), middle * (1 - 2.0**-22), middle + 2.0**-18, 0.0]
+    )
     where, other = ambiguous(exact.double())
     assert dict(zip(where.tolist(), other.tolist(), strict=True)) == {1: 1.0, 2: 1 + 2.0**-7}
 
@@ -243,7 +256,9 @@ def test_the_whole_harness_accepts_the_fp32_operator_at_flash_size(name):
         (0, 0, "tokens is 0"),
     ],
 )
-def test_positions_outside_the_tables_are_refused_with_the_largest_that_fits(start_pos, tokens, complaint):
+def test_positions_outside_the_tables_are_refused_with_the_largest_that_fits(
+    start_pos, tokens, complaint
+):
     with pytest.raises(ArgumentValueError, match=complaint):
         prefill_specs(DEMO, tokens, start_pos)
 

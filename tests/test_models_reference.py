@@ -14,7 +14,9 @@ from tilewright.models.deepseek_v4.specs import decode_specs, prefill_specs
 
 
 def values_of(specs):
-    return {s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs}
+    return {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,9 @@ def test_kv_is_the_formula_element_by_element(demo):
     x = [v.item() for v in demo["x"][t].double()]
     inv_rms = 1 / math.sqrt(sum(v * v for v in x) / len(x) + cfg.rms_norm_eps)
     gamma = demo["attn_norm"][0].tolist()
-    x_norm = torch.tensor([v * inv_rms * g for v, g in zip(x, gamma, strict=True)], dtype=torch.float64)
+    x_norm = torch.tensor(
+        [v * inv_rms * g for v, g in zip(x, gamma, strict=True)], dtype=torch.float64
+    )
     x_norm = x_norm.bfloat16().tolist()
     raw = [
         sum(a * b for a, b in zip(x_norm, column, strict=True))
@@ -70,6 +74,16 @@ def test_quantisation_is_symmetric_rounds_to_even_and_survives_a_row_of_zeros():
     assert codes.tolist() == [[127, -127, 2, 4, 0], [0, 0, 0, 0, 0]]
     assert scale[0].item() == 1
     assert scale[1].item() == pytest.approx(1e-4 / 127)
+
+
+def test_the_scale_is_divided_once_and_not_multiplied_by_a_reciprocal():
+    amax = torch.linspace(0.5, 8, 4096).bfloat16().float()[:, None]
+    _, scale = reference.quantize_rows(amax)
+    inv_scale = (
+        127 / amax.double()
+    ).float()  # FP64 quotients of FP32 numbers round like the FP32 ones
+    assert torch.equal(scale, (1 / inv_scale.double()).float())
+    assert not torch.equal(inv_scale, amax.reciprocal() * 127)  # what Torch makes of `127.0 / amax`
 
 
 @pytest.mark.parametrize("k", [1, 1023, 1024, 1025, 2048])
@@ -107,7 +121,9 @@ def test_the_last_position_of_the_model_has_the_right_phase():
     last = FLASH.max_positions - 1
     cos, _ = reference.rope_at(torch.tensor([last]), FLASH, "plain")
     for pair in (0, 1, 31):
-        assert cos[0, pair].item() == pytest.approx(math.cos(last * 10000 ** (-pair / 32)), abs=1e-7)
+        assert cos[0, pair].item() == pytest.approx(
+            math.cos(last * 10000 ** (-pair / 32)), abs=1e-7
+        )
 
 
 def test_yarn_keeps_fast_pairs_divides_slow_ones_and_ramps_between():

@@ -31,7 +31,10 @@ class Slot:
 
 @dataclass(slots=True)
 class Bound:
-    """The arguments by parameter name; `types` holds shape and dtype of tensors, `key` all of them."""
+    """The arguments by parameter name.
+
+    `types` holds shape and dtype of tensors, `key` all of them.
+    """
 
     values: dict[str, Any]
     types: dict[str, tuple[tuple[int, ...], DType]]
@@ -40,16 +43,24 @@ class Bound:
 
 
 def slots_of(kernel: Kernel) -> tuple[Slot, ...]:
-    return tuple(Slot(p.name, p.kind, p.dtype if p.kind == "scalar" else None, p.span) for p in signature_of(kernel))
+    return tuple(
+        Slot(p.name, p.kind, p.dtype if p.kind == "scalar" else None, p.span)
+        for p in signature_of(kernel)
+    )
 
 
 def bind(
-    kernel: Kernel, slots: Sequence[Slot], args: tuple[Any, ...], kwargs: dict[str, Any], data: bool = True
+    kernel: Kernel,
+    slots: Sequence[Slot],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    data: bool = True,
 ) -> Bound:
     """Give every parameter its argument and check kinds, dtypes, device, layout and ranges.
 
     data=False: only shapes and dtypes matter, so that meta tensors will do.
-    Raises ArgumentError or ArgumentValueError naming the argument, what was found and what is wanted.
+    Raises ArgumentError or ArgumentValueError naming the argument, what was found and what is
+    wanted.
     """
     if kwargs or len(args) != len(slots):
         args = _by_name(kernel, slots, args, kwargs)
@@ -67,7 +78,9 @@ def bind(
     return Bound(values, types, tuple(key), {slot.name: slot.span for slot in slots})
 
 
-def _by_name(kernel: Kernel, slots: Sequence[Slot], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _by_name(
+    kernel: Kernel, slots: Sequence[Slot], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
     try:
         bound = inspect.signature(kernel.function).bind(*args, **kwargs)
     except TypeError as reason:
@@ -88,31 +101,49 @@ def _tensor_type(slot: Slot, value: Any, data: bool) -> tuple[tuple[int, ...], D
     if dtype is None:
         if not hasattr(value, "dtype") or not hasattr(value, "data_ptr"):
             raise ArgumentError(
-                f"argument {name!r} must be a Torch tensor, got {_kind(value)}", span, help="pass a torch.Tensor"
+                f"argument {name!r} must be a Torch tensor, got {_kind(value)}",
+                span,
+                help="pass a torch.Tensor",
             )
         raise ArgumentError(
-            f"argument {name!r} has dtype {value.dtype}; kernels take {ACCEPTED}", span, help=f"{name}.to(torch.float32)"
+            f"argument {name!r} has dtype {value.dtype}; kernels take {ACCEPTED}",
+            span,
+            help=f"{name}.to(torch.float32)",
         )
     shape = tuple(value.shape)
     if not 1 <= len(shape) <= 8:
-        raise ArgumentError(f"argument {name!r} has rank {len(shape)}; kernels take rank 1 to 8", span,
-                            help=f"{name}.reshape(1)" if not shape else None)  # fmt: skip
+        raise ArgumentError(
+            f"argument {name!r} has rank {len(shape)}; kernels take rank 1 to 8",
+            span,
+            help=f"{name}.reshape(1)" if not shape else None,
+        )
     if 0 in shape:
-        raise ArgumentError(f"argument {name!r} is empty, its shape is {list(shape)}", span,
-                            help="leave the call out when there is nothing to do")  # fmt: skip
+        raise ArgumentError(
+            f"argument {name!r} is empty, its shape is {list(shape)}",
+            span,
+            help="leave the call out when there is nothing to do",
+        )
     if not data:
         return shape, dtype
     if value.device.type != "cpu":
-        raise ArgumentError(f"argument {name!r} is on device {value.device}; kernels run on the CPU", span,
-                            help=f"{name}.cpu()")  # fmt: skip
+        raise ArgumentError(
+            f"argument {name!r} is on device {value.device}; kernels run on the CPU",
+            span,
+            help=f"{name}.cpu()",
+        )
     if str(value.layout) != "torch.strided":
-        raise ArgumentError(f"argument {name!r} has layout {value.layout}; kernels take torch.strided", span,
-                            help=f"{name}.to_dense()")  # fmt: skip
+        raise ArgumentError(
+            f"argument {name!r} has layout {value.layout}; kernels take torch.strided",
+            span,
+            help=f"{name}.to_dense()",
+        )
     if not value.is_contiguous():
         raise ArgumentError(
-            f"argument {name!r} is not contiguous: shape {list(shape)}, strides {list(value.stride())}", span,
+            f"argument {name!r} is not contiguous: shape {list(shape)},"
+            f" strides {list(value.stride())}",
+            span,
             help=f"{name}.contiguous()",
-        )  # fmt: skip
+        )
     return shape, dtype
 
 
@@ -122,24 +153,38 @@ def _scalar(slot: Slot, value: Any) -> int | float | bool:
     assert dtype is not None
     if dtype == BOOL:
         if not isinstance(value, bool):
-            raise ArgumentError(f"argument {name!r} must be a bool, got {_kind(value)}", span, help="pass True or False")
+            raise ArgumentError(
+                f"argument {name!r} must be a bool, got {_kind(value)}",
+                span,
+                help="pass True or False",
+            )
         return value
     if isinstance(value, bool) or hasattr(value, "data_ptr"):
-        help = f"{name}.item()" if hasattr(value, "data_ptr") else "pass a number"
-        raise ArgumentError(f"argument {name!r} must be a {dtype} number, got {_kind(value)}", span, help=help)
+        advice = f"{name}.item()" if hasattr(value, "data_ptr") else "pass a number"
+        raise ArgumentError(
+            f"argument {name!r} must be a {dtype} number, got {_kind(value)}", span, help=advice
+        )
     if dtype.is_float:
         if not isinstance(value, (int, float)):
-            raise ArgumentError(f"argument {name!r} must be a {dtype} number, got {_kind(value)}", span,
-                                help="pass a float")  # fmt: skip
+            raise ArgumentError(
+                f"argument {name!r} must be a {dtype} number, got {_kind(value)}",
+                span,
+                help="pass a float",
+            )
         return float(value)
     try:
         number = operator.index(value)
     except TypeError:
-        raise ArgumentError(f"argument {name!r} must be a {dtype} integer, got {_kind(value)}", span,
-                            help="pass an int") from None  # fmt: skip
+        raise ArgumentError(
+            f"argument {name!r} must be a {dtype} integer, got {_kind(value)}",
+            span,
+            help="pass an int",
+        ) from None
     low, high = dtype.int_range()
     if not low <= number <= high:
-        raise ArgumentValueError(f"argument {name!r} is {number}; a {dtype} holds {low} to {high}", span)
+        raise ArgumentValueError(
+            f"argument {name!r} is {number}; a {dtype} holds {low} to {high}", span
+        )
     return number
 
 
@@ -157,28 +202,36 @@ def check_annotations(parameters: Sequence[Parameter], bound: Bound) -> None:
         shape, dtype = bound.types[p.name]
         if p.dtype is not None and dtype != p.dtype:
             raise ArgumentError(
-                f"argument {p.name!r} has dtype {dtype}, the kernel is annotated {p.dtype}", p.span,
+                f"argument {p.name!r} has dtype {dtype}, the kernel is annotated {p.dtype}",
+                p.span,
                 help=f"{p.name}.to(torch.{p.dtype.torch})" if p.dtype.torch else None,
-            )  # fmt: skip
+            )
         if p.shape is None:
             continue
         wanted = "[" + ", ".join("any" if n is None else str(n) for n in p.shape) + "]"
         if len(shape) != len(p.shape):
             raise ArgumentError(
-                f"argument {p.name!r} has rank {len(shape)}, shape {list(shape)}; the kernel is annotated {wanted}",
-                p.span, help="reshape the argument, or annotate the parameter with a bare pl.Tensor",
-            )  # fmt: skip
+                f"argument {p.name!r} has rank {len(shape)}, shape {list(shape)};"
+                f" the kernel is annotated {wanted}",
+                p.span,
+                help="reshape the argument, or annotate the parameter with a bare pl.Tensor",
+            )
         for axis, (found, fixed) in enumerate(zip(shape, p.shape, strict=True)):
             if fixed is not None and found != fixed:
                 raise ArgumentError(
-                    f"argument {p.name!r} has shape {list(shape)}, the kernel is annotated {wanted}:"
+                    f"argument {p.name!r} has shape {list(shape)},"
+                    f" the kernel is annotated {wanted}:"
                     f" axis {axis} is {found}, wanted {fixed}",
-                    p.span, help="annotate axes that vary with pl.dynamic, or use pl.jit(check_annotations=False)",
-                )  # fmt: skip
+                    p.span,
+                    help="annotate axes that vary with pl.dynamic",
+                )
 
 
 def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:
-    """No memory that the kernel writes may be seen through another argument. ArgumentError otherwise."""
+    """No memory that the kernel writes may be seen through another argument.
+
+    ArgumentError otherwise.
+    """
     ranges = []
     for name, (shape, dtype) in bound.types.items():
         start = bound.values[name].data_ptr()
@@ -190,13 +243,15 @@ def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:
     reach, holder, reach_written, writer = -1, "", -1, ""
     for start, end, name in ranges:
         # Sorted by start, a range overlaps an earlier one when that one reaches past its start.
-        if name in written and start < reach or start < reach_written:
+        if (name in written and start < reach) or start < reach_written:
             other = holder if name in written and start < reach else writer
             guilty, innocent = (name, other) if name in written else (other, name)
             raise ArgumentError(
-                f"argument {guilty!r} is written by {kernel.__name__!r} and shares memory with argument {innocent!r}",
-                bound.spans[guilty], help=f"pass a tensor of its own: torch.empty_like({guilty})",
-            )  # fmt: skip
+                f"argument {guilty!r} is written by {kernel.__name__!r} and shares memory with"
+                f" argument {innocent!r}",
+                bound.spans[guilty],
+                help=f"pass a tensor of its own: torch.empty_like({guilty})",
+            )
         if end > reach:
             reach, holder = end, name
         if name in written and end > reach_written:

@@ -51,7 +51,9 @@ class Specialization:
         return self.traced.function
 
     def run(self, args: Sequence[Any], threads: int | None = None) -> None:
-        """Run on arguments that are already checked: one per parameter of `function`, in its order."""
+        """Run on arguments that are already checked: one per parameter of `function`, in its
+        order.
+        """
         self.executable.run(args, threads)
 
 
@@ -97,7 +99,10 @@ def _native(function: Function) -> Executable:
     return executable
 
 
-_COMPILERS: Mapping[str, Callable[[Function], Executable]] = {"native": _native, "interpreter": _Interpreted}
+_COMPILERS: Mapping[str, Callable[[Function], Executable]] = {
+    "native": _native,
+    "interpreter": _Interpreted,
+}
 _compiling = threading.RLock()
 
 
@@ -112,7 +117,10 @@ class _Launcher:
         backend: str | None,
         threads: int | None,
     ) -> Any:
-        """Check, compile if need be, run. None in place style; the created tensors in return style."""
+        """Check, compile if need be, run.
+
+        None in place style; the created tensors in return style.
+        """
         threads = _thread_count(threads)
         state = _state(kernel)
         bound = bind(kernel, state.slots, args, kwargs)
@@ -126,7 +134,9 @@ class _Launcher:
         if not fresh:
             return None
         made = dict(zip((r.name for r in traced.fresh_results), fresh, strict=True))
-        results = tuple(made[name] if name in made else bound.values[name] for name in traced.returns)
+        results = tuple(
+            made[name] if name in made else bound.values[name] for name in traced.returns
+        )
         return results[0] if len(results) == 1 else results
 
     def specialize(
@@ -134,7 +144,9 @@ class _Launcher:
     ) -> Specialization:
         """Compile for arguments like these. Tensors may be on the meta device; no data is read."""
         state = _state(kernel)
-        return _specialize(kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend))
+        return _specialize(
+            kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend)
+        )
 
 
 def _backend(asked: str | None) -> str:
@@ -156,9 +168,10 @@ def _thread_count(asked: int | None) -> int | None:
 
 
 def _state(kernel: Kernel) -> _State:
-    state = kernel.specializations.get("state")
+    state: _State | None = kernel.specializations.get("state")
     if state is None:
-        state = kernel.specializations.setdefault("state", _State(slots_of(kernel)))
+        state = _State(slots_of(kernel))
+        kernel.specializations["state"] = state
     return state
 
 
@@ -198,7 +211,9 @@ def _key(state: _State, bound: Bound) -> Any:
     """Dtypes and shapes of tensors, and the values of the scalars that became constants."""
     if not state.constants:
         return bound.key
-    values = [(name, type(bound.values[name]), bound.values[name]) for name in sorted(state.constants)]
+    values = [
+        (name, type(bound.values[name]), bound.values[name]) for name in sorted(state.constants)
+    ]
     return (bound.key, *values)
 
 
@@ -224,7 +239,9 @@ def _trace(kernel: Kernel, state: _State, bound: Bound) -> _Entry:
     started = time.perf_counter()
     while True:
         try:
-            traced = trace(kernel, {slot.name: _argument(state, bound, slot) for slot in state.slots})
+            traced = trace(
+                kernel, {slot.name: _argument(state, bound, slot) for slot in state.slots}
+            )
             break
         except NeedsConstant as needed:
             state.constants.add(needed.parameter)
@@ -239,7 +256,9 @@ def _argument(state: _State, bound: Bound, slot: Slot) -> TensorArgument | Scala
     if slot.kind == "tensor":
         return TensorArgument(*bound.types[slot.name])
     assert slot.dtype is not None
-    return ScalarArgument(slot.dtype, bound.values[slot.name] if slot.name in state.constants else None)
+    return ScalarArgument(
+        slot.dtype, bound.values[slot.name] if slot.name in state.constants else None
+    )
 
 
 register_launcher(_Launcher())

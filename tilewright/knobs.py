@@ -1,4 +1,7 @@
-"""Every environment variable, with its default and one sentence. Read when asked for, never at import."""
+"""Every environment variable, with its default and one sentence.
+
+Read when asked for, never at import.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,28 @@ class Knob:
 
 
 BACKEND = Knob("TILEWRIGHT_BACKEND", "native", "How kernels run by default: native or interpreter.")
-THREADS = Knob("TILEWRIGHT_THREADS", "0", "Threads a kernel may use; 0 means as many as Torch uses.")
+THREADS = Knob(
+    "TILEWRIGHT_THREADS", "0", "Threads a kernel may use; 0 means as many as Torch uses."
+)
 VERIFY = Knob("TILEWRIGHT_VERIFY", "0", "Look for broken programs between passes (1) or not (0).")
 ANNOTATIONS = Knob(
-    "TILEWRIGHT_CHECK_ANNOTATIONS", "1", "Refuse arguments that differ from their annotated shape or dtype."
+    "TILEWRIGHT_CHECK_ANNOTATIONS",
+    "1",
+    "Refuse arguments that differ from their annotated shape or dtype.",
 )
-CACHE = Knob("TILEWRIGHT_CACHE", "", "Folder for compiled code; empty means the user's cache folder.")
+CACHE = Knob(
+    "TILEWRIGHT_CACHE", "", "Folder for compiled code; empty means the user's cache folder."
+)
 CACHING = Knob("TILEWRIGHT_CACHING", "1", "Keep compiled code on disk between runs (1) or not (0).")
 # These three keep the names that existing scripts set.
-BENCH = Knob("PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0).")
+BENCH = Knob(
+    "PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0)."
+)
 BENCH_ROUNDS = Knob("PYPTO_BENCH_ROUNDS", "100", "Calls that PYPTO_BENCH times.")
 GOLDEN_THREADS = Knob(
-    "PYPTO_GOLDEN_NUM_THREADS", "", "Torch's threads while a golden is computed; empty leaves them as they are."
+    "PYPTO_GOLDEN_NUM_THREADS",
+    "",
+    "Torch's threads while a golden is computed; empty leaves them as they are.",
 )
 
 KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHING, BENCH, BENCH_ROUNDS, GOLDEN_THREADS)
@@ -62,10 +75,15 @@ def backend() -> str:
 
 
 def threads() -> int | None:
-    """The number of threads asked for, None for the default. ArgumentValueError unless 0 or positive."""
+    """The number of threads asked for, None for the default.
+
+    ArgumentValueError unless 0 or positive.
+    """
     text = THREADS.value
     if not text.isascii() or not text.isdigit():
-        raise ArgumentValueError(f"{THREADS.name} is {text!r}", help="set it to 0 or a positive number")
+        raise ArgumentValueError(
+            f"{THREADS.name} is {text!r}", help="set it to 0 or a positive number"
+        )
     return int(text) or None
 
 
@@ -90,12 +108,18 @@ def caching() -> bool:
 
 
 def bench_rounds() -> int:
-    """How many timed calls a golden run makes after validation, 0 for none. ArgumentValueError unless positive."""
+    """How many timed calls a golden run makes after validation, 0 for none.
+
+    ArgumentValueError unless positive.
+    """
     return _positive(BENCH_ROUNDS) if BENCH.flag() else 0
 
 
 def golden_threads() -> int | None:
-    """Torch's threads while a golden is computed, None to leave them. ArgumentValueError unless positive."""
+    """Torch's threads while a golden is computed, None to leave them.
+
+    ArgumentValueError unless positive.
+    """
     return _positive(GOLDEN_THREADS) if GOLDEN_THREADS.value else None
 
 

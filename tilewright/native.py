@@ -17,10 +17,12 @@ from tilewright.codegen.llvm.module import emit
 from tilewright.dtypes import BOOL
 from tilewright.errors import BoundsError, CompilerBug, KernelError, outside
 from tilewright.ir.nodes import Block, Const, Function, Op
-from tilewright.ir.types import TensorType, TileType
+from tilewright.ir.types import PanelType, TensorType, TileType
 from tilewright.machine import Machine, host
 from tilewright.passes import pipeline
-from tilewright.runtime import engine, threads as teams
+from tilewright.runtime import engine
+from tilewright.runtime import threads as teams
+from tilewright.runtime.memory import Pages
 
 PAGE = 4096
 
@@ -60,7 +62,8 @@ class NativeProgram:
         self._pools = _Pools(self.layout)
 
     def run(self, args: Sequence[Any], threads: int | None = None) -> None:
-        """Launch with Torch tensors and Python scalars in the order of the parameters.
+        """Launch with the arguments in the order of `lowered`'s parameters: Torch tensors, Python scalars,
+        and for a frozen weight the address of its panel.
 
         threads: as many as Torch uses when None; a program too small to share runs on one.
         The tensors have been checked (tilewright.jit); they are written in place. Raises BoundsError or
@@ -70,7 +73,7 @@ class NativeProgram:
         with self._pools.borrow(threads) as memory:
             words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
             memory.fill_words(words)
-            for number, (param, arg) in enumerate(zip(self.function.params, args, strict=True), ARGUMENTS):
+            for number, (param, arg) in enumerate(zip(self.lowered.params, args, strict=True), ARGUMENTS):
                 words[number] = _word(param.value.type, arg)
             teams.team(self._code["worker"], ctypes.addressof(words), threads)
             failed = memory.record[0]
@@ -120,6 +123,8 @@ def _word(type: Any, arg: Any) -> int:
     """One argument as 8 bytes: an address, an integer, or the bits of an FP32."""
     if isinstance(type, TensorType):
         return int(arg.data_ptr())
+    if isinstance(type, PanelType):
+        return int(arg)
     if type.dtype.is_float:
         (bits,) = struct.unpack("<I", struct.pack("<f", arg))
         return int(bits)
@@ -133,14 +138,13 @@ class _Memory:
 
     def __init__(self, layout: Layout, threads: int) -> None:
         self.threads = threads
-        self.shared_block = sync.shared_bytes(PHASES)
+        self.shared_block = _round_up(sync.shared_bytes(PHASES), PAGE)
         self.private_stride = _round_up(layout.private_bytes, PAGE) + sync.LINE
         shared = _round_up(layout.shared_bytes, PAGE)
-        total = self.shared_block + shared + threads * self.private_stride + PAGE
-        self._buffer = ctypes.create_string_buffer(total)
-        base = _round_up(ctypes.addressof(self._buffer), sync.LINE)
-        self.sync = base
-        self.shared = base + self.shared_block
+        total = self.shared_block + shared + threads * self.private_stride
+        self._pages = Pages(total)
+        self.sync = self._pages.address
+        self.shared = self.sync + self.shared_block
         self.private = self.shared + shared
         self.record = (ctypes.c_int64 * RECORD_WORDS)()
 

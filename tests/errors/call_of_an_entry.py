@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 @pl.jit
 def other(v: pl.Tensor):
     return v

@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 @pl.jit.inline
 def product(a: pl.Tensor, b: pl.Tensor):
     with pl.at(level=pl.Level.CORE_GROUP):

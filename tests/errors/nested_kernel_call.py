@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 @pl.jit.inline
 def double(v: pl.Tensor):
     r = pl.add(v, v)

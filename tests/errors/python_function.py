@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 def double(v):
     return v + v
 

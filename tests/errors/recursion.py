@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 @pl.jit.inline
 def loop(v: pl.Tensor):
     loop(v)

@@ -2,6 +2,7 @@
 
 import tilewright.language as pl
 
+
 @pl.jit.inline
 def square(a: pl.Tensor[[32, 32], pl.FP32]):
     return a

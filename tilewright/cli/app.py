@@ -26,7 +26,8 @@ app.command()(doctor)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a mismatch or a mistake in a kernel, 2 a bad option.
 
-    A KernelError is printed as it is, the author's line with a caret; anything else keeps its traceback.
+    A KernelError is printed as it is, the author's line with a caret; anything else keeps its
+    traceback.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="tilewright")

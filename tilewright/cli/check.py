@@ -1,4 +1,4 @@
-"""`tilewright check`: run kernels on seeded inputs and judge every output against the Torch reference."""
+"""`tilewright check`: run kernels on seeded inputs, judge every output against Torch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tilewright.models.deepseek_v4.config import Rope
     from tilewright.models.deepseek_v4.registry import Entry
 
-# Warm calls that are timed, the median of which is shown. The interpreter takes long and needs only the
-# one that shows its result to repeat.
+# Warm calls that are timed, the median of which is shown. The interpreter takes long and needs only
+# the one that shows its result to repeat.
 REPEATS = {"native": 9, "interpreter": 1}
 BASELINE_REPEATS = 3
 
 ALL = "all"
-# What `check all` runs for each kernel unless an option says otherwise: every path on the small preset,
-# and the model's own size where a back end is fast enough to be worth waiting for.
+# What `check all` runs for each kernel unless an option says otherwise: every path on the small
+# preset, and the model's own size where a back end is fast enough to be worth waiting for.
 SWEEP: tuple[tuple[str, str, Rope], ...] = (
     ("demo", "interpreter", "plain"),
     ("demo", "native", "plain"),
@@ -59,17 +59,20 @@ def check(
     kernel: Annotated[
         str,
         typer.Argument(
-            metavar="KERNEL", help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), or all."
+            metavar="KERNEL",
+            help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), or all.",
         ),
     ],
     start_pos: options.StartPos = None,
     preset: Annotated[
-        options.Preset | None, typer.Option(help="Model size. [default: flash; all: demo and flash]")
+        options.Preset | None,
+        typer.Option(help="Model size. [default: flash; all: demo and flash]"),
     ] = None,
     tokens: options.Tokens = None,
     seed: options.Seed = 0,
     backend: Annotated[
-        options.Backend | None, typer.Option(help="What runs the kernel. [default: native; all: both]")
+        options.Backend | None,
+        typer.Option(help="What runs the kernel. [default: native; all: both]"),
     ] = None,
     rope: Annotated[
         options.RopeTable | None, typer.Option(help="RoPE table. [default: plain; all: both]")
@@ -80,8 +83,8 @@ def check(
 ) -> None:
     """Check a kernel against its Torch reference; exit status 1 if any element is wrong.
 
-    Outputs are poisoned before the kernel runs, the memory around them is guarded, and a second run must
-    give the same bits.
+    Outputs are poisoned before the kernel runs, the memory around them is guarded, and a second run
+    must give the same bits.
     """
     out = console()
     asked = Request(
@@ -111,7 +114,7 @@ def check(
 
 
 def kernel_main(name: str) -> None:
-    """What `python -m` of a kernel's module does: `tilewright check NAME` with the options given to it."""
+    """What `python -m` of a kernel's module does: `tilewright check NAME` with its options."""
     import sys
 
     from tilewright.cli.app import main
@@ -168,7 +171,7 @@ def run_one(request: Request, out: Console) -> bool:
 
 
 def prepare(request: Request) -> tuple[Entry, int, list[Spec]]:
-    """(kernel, tokens, specs of its inputs); raises typer.BadParameter where the request makes no sense."""
+    """(kernel, tokens, specs of its inputs); typer.BadParameter if the request makes no sense."""
     from tilewright.models.deepseek_v4.config import PRESETS
     from tilewright.models.deepseek_v4.registry import Inputs, find
 
@@ -189,7 +192,7 @@ def _heading(request: Request, entry: Entry, tokens: int) -> str:
         at = "start_pos 0"
     threads = "" if request.threads is None else f"  threads {request.threads}"
     return (
-        f"[bold]{entry.name}[/]  {request.preset}  {tokens} tokens  {at}  rope {request.rope}"
+        f"[bold]{entry.name}[/]  {request.preset}  {tokens} token{'s' * (tokens > 1)}  {at}  rope {request.rope}"
         f"  {request.backend}{threads}  seed {request.seed}"
     )
 
@@ -201,7 +204,9 @@ def _baseline(entry: Entry, preset: str, specs: list[Spec]) -> float:
     from tilewright.golden import ScalarSpec
     from tilewright.models.deepseek_v4.config import PRESETS
 
-    values = {s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs}
+    values = {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
     times = []
     for _ in range(1 + BASELINE_REPEATS):
         started = time.perf_counter()
@@ -244,7 +249,10 @@ def _times(result: RunResult, baseline: float | None) -> str:
         parts.append(f"compile {seconds(result.compile_seconds)}")
     if result.bench is not None:
         bench = result.bench
-        parts.append(f"run {seconds(bench.median)} (median of {len(bench.warm)}; first {seconds(bench.first)})")
+        parts.append(
+            f"run {seconds(bench.median)} "
+            f"(median of {len(bench.warm)}; first {seconds(bench.first)})"
+        )
         if baseline is not None:
             parts.append(f"FP32 Torch {seconds(baseline)} ({baseline / bench.median:.1f}x)")
     return "   ".join(parts)

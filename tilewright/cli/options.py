@@ -25,17 +25,26 @@ class RopeTable(str, enum.Enum):
 
 
 KernelName = Annotated[
-    str, typer.Argument(metavar="KERNEL", help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode).")
+    str,
+    typer.Argument(
+        metavar="KERNEL", help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode)."
+    ),
 ]
 Tokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in the call; by default what a deployed call carries.")
+    int | None,
+    typer.Option(min=1, help="Tokens in the call; by default what a deployed call carries."),
 ]
 StartPos = Annotated[
     int | None,
-    typer.Option(help="Position of the first token. Default: 0 for prefill, drawn positions for decode."),
+    typer.Option(
+        help="Position of the first token. Default: 0 for prefill, drawn positions for decode."
+    ),
 ]
 MaxSeq = Annotated[
-    int | None, typer.Option(min=1, help="Rows of the RoPE tables; by default the model's positions.")
+    int | None,
+    typer.Option(min=1, help="Rows of the RoPE tables; by default the model's positions."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the inputs.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the native run; by default all cores.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the native run; by default all cores.")
+]

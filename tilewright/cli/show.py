@@ -1,4 +1,4 @@
-"""`tilewright show`: the program of a kernel at any point between its source and the machine code."""
+"""`tilewright show`: a kernel's program at any point between source and machine code."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tilewright.machine import Machine
 
 START = "front end"  # the name of the program before any pass
+SPAN_COLUMN = 96  # most lines of IR are shorter
 
 
 class Stage(str, enum.Enum):
@@ -30,17 +31,23 @@ class Stage(str, enum.Enum):
 def show(
     kernel: options.KernelName,
     stage: Annotated[
-        Stage, typer.Option(help="ir: as read; lowered: after all passes; llvm: optimised; asm: for this CPU.")
+        Stage,
+        typer.Option(
+            help="ir: as read; lowered: after all passes; llvm: optimised; asm: for this CPU."
+        ),
     ] = Stage.ir,
     after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="The program after this pass, whatever the stage.")
+        str | None,
+        typer.Option(metavar="PASS", help="The program after this pass, whatever the stage."),
     ] = None,
     diff: Annotated[
         bool, typer.Option(help="Only what the pass of --after (or else all of them) changed.")
     ] = False,
     preset: Annotated[options.Preset, typer.Option(help="Model size.")] = options.Preset.demo,
     tokens: options.Tokens = None,
-    spans: Annotated[bool, typer.Option(help="End each line of IR with the author's file:line.")] = False,
+    spans: Annotated[
+        bool, typer.Option(help="End each line of IR with the author's file:line.")
+    ] = False,
 ) -> None:
     """Print a kernel's program: IR text, IR after any pass, LLVM IR or assembly."""
     out = console()
@@ -48,21 +55,22 @@ def show(
     if stage in (Stage.llvm, Stage.asm) and after is None and not diff:
         _print(machine_text(function, stage), out)
         return
-    from tilewright.ir.printer import to_text
     from tilewright.machine import host
 
     programs = history(function, host())
     names = [name for name, _ in programs]
     if after is not None:
         if after not in names:
-            raise typer.BadParameter(f"no pass is named {after!r}; there are {', '.join(names[1:])}")
+            raise typer.BadParameter(
+                f"no pass is named {after!r}; there are {', '.join(names[1:])}"
+            )
         at = len(names) - 1 - names[::-1].index(after)
     else:
         at = 0 if stage is Stage.ir and not diff else len(names) - 1
-    text = to_text(programs[at][1], spans)
+    text = text_of(programs[at][1], spans)
     if diff:
         before = at - 1 if after is not None and at > 0 else 0
-        text = changes(to_text(programs[before][1], spans), text, names[before], names[at])
+        text = changes(text_of(programs[before][1], spans), text, names[before], names[at])
     _print(text, out)
 
 
@@ -81,7 +89,9 @@ def front_end(kernel: str, preset: str, tokens: int | None) -> Function:
     cfg = PRESETS[preset]
     specs = entry.specs(cfg, Inputs(entry.tokens if tokens is None else tokens))
     arguments = [
-        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
+        s.to_python()
+        if isinstance(s, ScalarSpec)
+        else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
         for s in specs
     ]
     function: Function = entry.build(cfg).specialize(*arguments, backend="interpreter").function
@@ -101,10 +111,27 @@ def history(function: Function, machine: Machine) -> list[tuple[str, Function]]:
     return programs
 
 
+def text_of(function: Function, spans: bool) -> str:
+    """The program's text; with `spans`, the author's `file:line` after each operator."""
+    from tilewright.ir.printer import to_lines
+
+    lines = to_lines(function)
+    if not spans:
+        return "\n".join(line.text for line in lines)
+    return "\n".join(
+        line.text if line.op is None else f"{line.text:<{SPAN_COLUMN}}  # {line.op.span.short}"
+        for line in lines
+    )
+
+
 def changes(before: str, after: str, name_before: str, name_after: str) -> str:
     """A unified diff of two program texts; a sentence when they are equal."""
     lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), f"after {name_before}", f"after {name_after}", lineterm=""
+        before.splitlines(),
+        after.splitlines(),
+        f"after {name_before}",
+        f"after {name_after}",
+        lineterm="",
     )
     return "\n".join(lines) or f"{name_after} changed nothing"
 

@@ -1,4 +1,6 @@
-"""Python source to IR: reads a kernel's text and gives the program, or the author's mistake with its line."""
+"""Python source to IR: reads a kernel's text and gives the program, or the author's mistake with
+its line.
+"""
 
 from __future__ import annotations
 

@@ -24,17 +24,26 @@ def if_statement(t: Tracer, node: ast.If, run_body: RunBody) -> None:
     except NeedsRegion:
         t.restore(before)
         t.bind("if.condition", Constant(None), node)
-        t.region(f"{t.frame.kernel.__name__}_{node.lineno}", node.test,
-                 lambda: t.bind("if.condition", evaluate(t, node.test), node))  # fmt: skip
+        t.region(
+            f"{t.frame.kernel.__name__}_{node.lineno}",
+            node.test,
+            lambda: t.bind("if.condition", evaluate(t, node.test), node),
+        )
         value = t.frame.names.pop("if.condition").value
     number = to_number(value)
     if number is None or number.dtype != BOOL:
-        t.fail(ParserTypeError, f"the condition must be BOOL, got {describe(value)}", node.test,
-               help=f"compare explicitly: {ast.unparse(node.test)} != 0")  # fmt: skip
+        t.fail(
+            ParserTypeError,
+            f"the condition must be BOOL, got {describe(value)}",
+            node.test,
+            help=f"compare explicitly: {ast.unparse(node.test)} != 0",
+        )
     if isinstance(value, Constant):
         fold(t, node, bool(value.value), run_body)
         return
-    branch(t, node, number.operand, lambda: run_body(t, node.body), lambda: run_body(t, node.orelse))
+    branch(
+        t, node, number.operand, lambda: run_body(t, node.body), lambda: run_body(t, node.orelse)
+    )
 
 
 def guarded(t: Tracer, node: ast.AST, condition: Operand, body: Callable[[], None]) -> None:
@@ -43,7 +52,11 @@ def guarded(t: Tracer, node: ast.AST, condition: Operand, body: Callable[[], Non
 
 
 def branch(
-    t: Tracer, node: ast.AST, condition: Operand, then: Callable[[], None], otherwise: Callable[[], None]
+    t: Tracer,
+    node: ast.AST,
+    condition: Operand,
+    then: Callable[[], None],
+    otherwise: Callable[[], None],
 ) -> None:
     """An `if` op; what the arms leave behind merges."""
     span = t.span(node)

@@ -50,7 +50,10 @@ class Callee:
 
 
 def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
-    """The Python object or method that is called; UnsupportedFeatureError when kernels cannot call it."""
+    """The Python object or method that is called.
+
+    UnsupportedFeatureError when kernels cannot call it.
+    """
     value = evaluate(t, node.func)
     if isinstance(value, Method):
         return value
@@ -58,14 +61,23 @@ def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
     if not isinstance(value, Constant):
         t.fail(UnsupportedFeatureError, f"{describe(value)} cannot be called", node)
     thing = value.value
-    if isinstance(thing, Kernel) or operator_of(thing) or isinstance(thing, Hint) or thing in (split, cross_core_slot):
+    if (
+        isinstance(thing, Kernel)
+        or operator_of(thing)
+        or isinstance(thing, Hint)
+        or thing in (split, cross_core_slot)
+    ):
         return thing
     builtin = getattr(thing, "__module__", None) == "builtins"
-    help = BUILTIN_HELP.get(name) if builtin else None
-    if help is None and isinstance(thing, FunctionType):
-        help = f"decorate {name} with @pl.jit.inline to call it from a kernel"
-    t.fail(UnsupportedFeatureError, f"a kernel cannot call {name}", node,
-           help=help or "kernels call pl.… and functions decorated with @pl.jit.inline")  # fmt: skip
+    advice = BUILTIN_HELP.get(name) if builtin else None
+    if advice is None and isinstance(thing, FunctionType):
+        advice = f"decorate {name} with @pl.jit.inline to call it from a kernel"
+    t.fail(
+        UnsupportedFeatureError,
+        f"a kernel cannot call {name}",
+        node,
+        help=advice or "kernels call pl.… and functions decorated with @pl.jit.inline",
+    )
 
 
 def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
@@ -74,8 +86,12 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     if isinstance(thing, Method):
         return Nothing()  # bind_dynamic: extents are always the actual ones
     if isinstance(thing, Kernel):
-        t.fail(ParserSyntaxError, f"the call of kernel {thing.__name__!r} is nested in an expression", node,
-               help="give its result a name on a line of its own")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"the call of kernel {thing.__name__!r} is nested in an expression",
+            node,
+            help="give its result a name on a line of its own",
+        )
     word = operator_of(thing)
     if word is None:
         return Constant(Hint("hint"))
@@ -97,14 +113,23 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
 
 def _broken(t: Tracer, node: ast.Call, bound: Call, broken: RuleBroken) -> NoReturn:
     kind: type[KernelError] = InvalidOperationError
-    if bound.name in ("store", "assemble") and broken.message.startswith(("cannot store", "the window", "target and")):
+    if bound.name in ("store", "assemble") and broken.message.startswith(
+        ("cannot store", "the window", "target and")
+    ):
         kind = ParserTypeError
-    text = broken.message if broken.message.startswith(bound.name) else f"{bound.name}: {broken.message}"
+    text = (
+        broken.message
+        if broken.message.startswith(bound.name)
+        else f"{bound.name}: {broken.message}"
+    )
     t.fail(kind, text, node, broken.help, t.notes(node))
 
 
 def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
-    """Evaluate the arguments and name them as the signature does. InvalidOperationError on a mismatch."""
+    """Evaluate the arguments and name them as the signature does.
+
+    InvalidOperationError on a mismatch.
+    """
     positional: list[ast.expr] = []
     named: dict[str, ast.expr] = {}
     for argument in node.args:
@@ -118,15 +143,21 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
     try:
         bound = word.signature.bind(*positional, **named)
     except TypeError as reason:
-        t.fail(InvalidOperationError, f"pl.{word.name}: {reason}", node,
-               help=f"its parameters are {word.signature}")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"pl.{word.name}: {reason}",
+            node,
+            help=f"its parameters are {word.signature}",
+        )
     values: dict[str, Named] = {}
     nodes: dict[str, ast.expr] = {}
     for name, parameter in word.signature.parameters.items():
-        given = bound.arguments.get(name)
+        given: Any = bound.arguments.get(name)
         if name not in bound.arguments:
             default = parameter.default
-            values[name] = Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
+            values[name] = (
+                Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
+            )
         elif parameter.kind is parameter.VAR_POSITIONAL:
             values[name] = Items(tuple(evaluate(t, item) for item in given))
             nodes[name] = node

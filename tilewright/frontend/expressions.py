@@ -1,4 +1,7 @@
-"""Expressions: names, constants and their arithmetic, scalars, attributes; calls and subscripts elsewhere."""
+"""Expressions: names, constants and their arithmetic, scalars, attributes.
+
+Calls and subscripts elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,11 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
         match node:
             case ast.Constant(value=v):
                 if v is ... or isinstance(v, (bytes, complex)):
-                    t.fail(UnsupportedFeatureError, f"{ast.unparse(node)} has no place in a kernel", node)
+                    t.fail(
+                        UnsupportedFeatureError,
+                        f"{ast.unparse(node)} has no place in a kernel",
+                        node,
+                    )
                 return Constant(v)
             case ast.Name():
                 return t.lookup(node)
@@ -104,8 +111,12 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
             case ast.JoinedStr():
                 return text(t, node)
     what = NO_EXPRESSION.get(type(node), f"a {type(node).__name__} expression")
-    t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node,
-           help="kernels know names, arithmetic on scalars, subscripts and calls of pl.…")  # fmt: skip
+    t.fail(
+        UnsupportedFeatureError,
+        f"{what} has no place in a kernel",
+        node,
+        help="kernels know names, arithmetic on scalars, subscripts and calls of pl.…",
+    )
 
 
 def attribute(t: Tracer, node: ast.Attribute) -> Named:
@@ -118,28 +129,40 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
             return Constant(owner.dtype)
         if node.attr == "bind_dynamic" and isinstance(owner, Tensor):
             return Method(owner, node.attr)
-        t.fail(InvalidOperationError, f"{describe(owner)} has no attribute {node.attr!r}", node,
-               help="it has .shape and .dtype; operators are written pl.name(x)")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{describe(owner)} has no attribute {node.attr!r}",
+            node,
+            help="it has .shape and .dtype; operators are written pl.name(x)",
+        )
     if not isinstance(owner, Constant):
         t.fail(ParserTypeError, f"{describe(owner)} has no attributes", node)
     thing = owner.value
     if _is_language(thing):
         found = getattr(thing, node.attr, None)
-        if found is None or isinstance(found, ModuleType) and not _is_language(found):
+        if found is None or (isinstance(found, ModuleType) and not _is_language(found)):
             _unknown_word(t, node, thing)
         return Constant(found)
     try:
         getattr(thing, node.attr)
     except AttributeError:
-        t.fail(UndefinedVariableError, f"{ast.unparse(node.value)} has no attribute {node.attr!r}", node)
+        t.fail(
+            UndefinedVariableError,
+            f"{ast.unparse(node.value)} has no attribute {node.attr!r}",
+            node,
+        )
     name = ast.unparse(node)
     return t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
 
 
 def _unknown_word(t: Tracer, node: ast.Attribute, thing: Any) -> NoReturn:
     near = difflib.get_close_matches(node.attr, dir(thing), 1)
-    t.fail(InvalidOperationError, f"the language has no {ast.unparse(node)}", node,
-           help=f"did you mean {ast.unparse(node.value)}.{near[0]}?" if near else None)  # fmt: skip
+    t.fail(
+        InvalidOperationError,
+        f"the language has no {ast.unparse(node)}",
+        node,
+        help=f"did you mean {ast.unparse(node.value)}.{near[0]}?" if near else None,
+    )
 
 
 def binary(t: Tracer, node: ast.BinOp) -> Named:
@@ -149,8 +172,13 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
     for side in (left, right):
         if isinstance(side, (Tensor, Block)):
             word = BLOCK_OPERATOR.get(sign)
-            t.fail(ParserSyntaxError, f"{sign} works on scalars, got {describe(side)}", node,
-                   help=f"write {word}(…, …)" if word else None, notes=t.notes(node))  # fmt: skip
+            t.fail(
+                ParserSyntaxError,
+                f"{sign} works on scalars, got {describe(side)}",
+                node,
+                help=f"write {word}(…, …)" if word else None,
+                notes=t.notes(node),
+            )
     if isinstance(left, Constant) and isinstance(right, Constant) and compute is not None:
         try:
             return from_python(compute(left.value, right.value))
@@ -160,10 +188,17 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
         return Items(left.values + right.values)
     a, b = to_number(left), to_number(right)
     if a is None or b is None:
-        t.fail(ParserTypeError, f"{sign} needs two scalars, got {describe(left)} and {describe(right)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{sign} needs two scalars, got {describe(left)} and {describe(right)}",
+            node,
+        )
     if name is None:
-        t.fail(UnsupportedFeatureError, f"{sign} works on constants only, got {describe(a)} and {describe(b)}",
-               node)  # fmt: skip
+        t.fail(
+            UnsupportedFeatureError,
+            f"{sign} works on constants only, got {describe(a)} and {describe(b)}",
+            node,
+        )
     if name in ("s.floordiv", "s.mod") and isinstance(b.operand, Const) and b.operand.value == 0:
         t.fail(ParserTypeError, f"{ast.unparse(node)} divides by zero", node)
     return Number(t.scalar(name, a.operand, b.operand, node=node))
@@ -172,9 +207,13 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
 def unary(t: Tracer, node: ast.UnaryOp) -> Named:
     value = evaluate(t, node.operand)
     if isinstance(value, (Tensor, Block)):
-        word = {ast.USub: "pl.neg"}.get(type(node.op))
-        t.fail(ParserSyntaxError, f"{ast.unparse(node)[0]} works on scalars, got {describe(value)}", node,
-               help=f"write {word}(…)" if word else None)  # fmt: skip
+        word = "pl.neg" if isinstance(node.op, ast.USub) else None
+        t.fail(
+            ParserSyntaxError,
+            f"{ast.unparse(node)[0]} works on scalars, got {describe(value)}",
+            node,
+            help=f"write {word}(…)" if word else None,
+        )
     if isinstance(value, Constant) and is_number(value.value):
         match node.op:
             case ast.USub():
@@ -190,7 +229,9 @@ def unary(t: Tracer, node: ast.UnaryOp) -> Named:
         t.fail(ParserTypeError, f"{ast.unparse(node)} needs a scalar, got {describe(value)}", node)
     if isinstance(node.op, ast.UAdd):
         return number
-    return Number(t.scalar("s.not" if isinstance(node.op, ast.Not) else "s.neg", number.operand, node=node))
+    return Number(
+        t.scalar("s.not" if isinstance(node.op, ast.Not) else "s.neg", number.operand, node=node)
+    )
 
 
 def logic(t: Tracer, node: ast.BoolOp) -> Named:
@@ -200,8 +241,12 @@ def logic(t: Tracer, node: ast.BoolOp) -> Named:
     for value, part in zip(values, node.values, strict=True):
         number = to_number(value)
         if number is None or number.dtype != BOOL:
-            t.fail(ParserTypeError, f"{word} needs BOOL scalars, got {describe(value)}", part,
-                   help=f"compare explicitly: {ast.unparse(part)} != 0")  # fmt: skip
+            t.fail(
+                ParserTypeError,
+                f"{word} needs BOOL scalars, got {describe(value)}",
+                part,
+                help=f"compare explicitly: {ast.unparse(part)} != 0",
+            )
     if all(isinstance(value, Constant) for value in values):
         flags = [value.value for value in values]  # type: ignore[union-attr]
         return Constant(all(flags) if word == "and" else any(flags))
@@ -216,16 +261,28 @@ def logic(t: Tracer, node: ast.BoolOp) -> Named:
 
 def compare(t: Tracer, node: ast.Compare) -> Named:
     if len(node.ops) != 1:
-        t.fail(ParserSyntaxError, "only simple comparisons, one at a time", node,
-               help="join two with `and`")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            "only simple comparisons, one at a time",
+            node,
+            help="join two with `and`",
+        )
     if type(node.ops[0]) not in COMPARE:
-        t.fail(UnsupportedFeatureError, f"{ast.unparse(node)}: kernels compare with == != < <= > >=", node)
+        t.fail(
+            UnsupportedFeatureError,
+            f"{ast.unparse(node)}: kernels compare with == != < <= > >=",
+            node,
+        )
     left, right = evaluate(t, node.left), evaluate(t, node.comparators[0])
     decide, name = COMPARE[type(node.ops[0])]
     for side in (left, right):
         if isinstance(side, (Tensor, Block)):
-            t.fail(ParserSyntaxError, f"comparisons work on scalars, got {describe(side)}", node,
-                   help="write pl.cmp(…, …, cmp_type)")  # fmt: skip
+            t.fail(
+                ParserSyntaxError,
+                f"comparisons work on scalars, got {describe(side)}",
+                node,
+                help="write pl.cmp(…, …, cmp_type)",
+            )
     if isinstance(left, Constant) and isinstance(right, Constant):
         try:
             return Constant(bool(decide(left.value, right.value)))
@@ -244,8 +301,12 @@ def choice(t: Tracer, node: ast.IfExp) -> Named:
     condition = evaluate(t, node.test)
     known = condition.value if isinstance(condition, Constant) else None
     if not isinstance(known, bool):
-        t.fail(UnsupportedFeatureError, "a conditional expression needs a condition known at compile time", node,
-               help="write an if statement")  # fmt: skip
+        t.fail(
+            UnsupportedFeatureError,
+            "a conditional expression needs a condition known at compile time",
+            node,
+            help="write an if statement",
+        )
     return evaluate(t, node.body if known else node.orelse)
 
 
@@ -257,7 +318,15 @@ def text(t: Tracer, node: ast.JoinedStr) -> Named:
             parts.append(str(part.value))
         elif isinstance(part, ast.FormattedValue):
             value = evaluate(t, part.value)
-            if not isinstance(value, Constant) or isinstance(value.value, DType) or operator_of(value.value):
-                t.fail(UnsupportedFeatureError, f"an f-string takes constants, got {describe(value)}", node)
+            if (
+                not isinstance(value, Constant)
+                or isinstance(value.value, DType)
+                or operator_of(value.value)
+            ):
+                t.fail(
+                    UnsupportedFeatureError,
+                    f"an f-string takes constants, got {describe(value)}",
+                    node,
+                )
             parts.append(str(value.value))
     return Constant("".join(parts))

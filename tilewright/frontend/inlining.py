@@ -11,7 +11,7 @@ from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
-from tilewright.frontend.values import Binding, Block, Items, Named, Nothing, Tensor, describe
+from tilewright.frontend.values import Binding, Block, Named, Nothing, Tensor, describe
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 
@@ -21,11 +21,19 @@ RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Named:
     """The result of `kernel(…)`: what it returns, Nothing if it returns nothing."""
     if kernel.kind == "entry":
-        t.fail(UnsupportedFeatureError, f"{kernel.__name__!r} is an entry; a kernel cannot call it", node,
-               help="decorate it with @pl.jit.inline")  # fmt: skip
+        t.fail(
+            UnsupportedFeatureError,
+            f"{kernel.__name__!r} is an entry; a kernel cannot call it",
+            node,
+            help="decorate it with @pl.jit.inline",
+        )
     if any(frame.kernel is kernel for frame in t.frames):
-        t.fail(InvalidOperationError, f"{kernel.__name__!r} calls itself", node,
-               help="write a loop: kernels do not recurse")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{kernel.__name__!r} calls itself",
+            node,
+            help="write a loop: kernels do not recurse",
+        )
     parameters = signature_of(kernel)
     names = _bind(t, kernel, node, parameters)
     values: dict[str, Binding] = {}
@@ -93,7 +101,9 @@ def _returned(t: Tracer, node: ast.expr, run_body: RunBody) -> Named:
     return t.frame.names.pop("return.value").value
 
 
-def _bind(t: Tracer, kernel: Kernel, node: ast.Call, parameters: Sequence[Parameter]) -> dict[str, ast.expr]:
+def _bind(
+    t: Tracer, kernel: Kernel, node: ast.Call, parameters: Sequence[Parameter]
+) -> dict[str, ast.expr]:
     positional = []
     for argument in node.args:
         if isinstance(argument, ast.Starred):
@@ -107,8 +117,12 @@ def _bind(t: Tracer, kernel: Kernel, node: ast.Call, parameters: Sequence[Parame
     try:
         return dict(inspect.signature(kernel.function).bind(*positional, **named).arguments)
     except TypeError as reason:
-        t.fail(InvalidOperationError, f"{kernel.__name__}: {reason}", node,
-               help=f"its parameters are {', '.join(p.name for p in parameters)}")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{kernel.__name__}: {reason}",
+            node,
+            help=f"its parameters are {', '.join(p.name for p in parameters)}",
+        )
 
 
 def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: ast.expr) -> None:
@@ -117,7 +131,11 @@ def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: 
     if parameter.kind == "scalar":
         number = to_number(value)
         if number is None:
-            t.fail(ParserTypeError, f"{what} must be a {parameter.dtype} scalar, got {describe(value)}", node)
+            t.fail(
+                ParserTypeError,
+                f"{what} must be a {parameter.dtype} scalar, got {describe(value)}",
+                node,
+            )
         return
     if not isinstance(value, (Tensor, Block)):
         t.fail(ParserTypeError, f"{what} must be a tensor, got {describe(value)}", node)
@@ -125,16 +143,22 @@ def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: 
         return
     wanted = parameter.shape
     if wanted is not None and (
-        len(wanted) != len(value.shape) or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=True))
+        len(wanted) != len(value.shape)
+        or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=True))
     ):
         text = dims(["?" if n is None else n for n in wanted])  # type: ignore[misc]
-        t.fail(ParserTypeError, f"{what} is annotated {text}, got {describe(value)}", node,
-               help="pass a window of that shape, or annotate it with a bare pl.Tensor",
-               notes=[f"{parameter.span}: declared here"])  # fmt: skip
+        t.fail(
+            ParserTypeError,
+            f"{what} is annotated {text}, got {describe(value)}",
+            node,
+            help="pass a window of that shape, or annotate it with a bare pl.Tensor",
+            notes=[f"{parameter.span}: declared here"],
+        )
     if parameter.dtype is not None and parameter.dtype != value.dtype:
-        t.fail(ParserTypeError, f"{what} is annotated {parameter.dtype}, got {describe(value)}", node,
-               help="pl.cast it first, or annotate it with a bare pl.Tensor",
-               notes=[f"{parameter.span}: declared here"])  # fmt: skip
-
-
-__all__ = ["Items", "inline", "run_function"]
+        t.fail(
+            ParserTypeError,
+            f"{what} is annotated {parameter.dtype}, got {describe(value)}",
+            node,
+            help="pl.cast it first, or annotate it with a bare pl.Tensor",
+            notes=[f"{parameter.span}: declared here"],
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import (
@@ -14,22 +13,16 @@ from tilewright.errors import (
     UnsupportedFeatureError,
 )
 from tilewright.frontend.calls import LOOP_WORDS, bind, callee
+from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.merging import (
-    common_type,
-    converted,
     is_carriable,
     load_in_region,
-    parts,
-    reassigned,
-    rebuilt,
     require_same_type,
 )
 from tilewright.frontend.operands import Call
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
-    Binding,
-    Block,
     Constant,
     Items,
     Named,
@@ -38,17 +31,11 @@ from tilewright.frontend.values import (
     describe,
     same,
 )
-from tilewright.ir.nodes import Block as Ops
-from tilewright.ir.nodes import Const, Operand, Value
-from tilewright.ir.types import ScalarType
+from tilewright.ir.nodes import Const, Operand
 from tilewright.language.operator import operator_of
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 Bounds = tuple[Operand, Operand, Operand]
-
-# A loop is read again when its first reading shows that more is carried than was assumed. Each reading adds a
-# name or a fact about one, so this many are never needed by a real kernel.
-MOST_READINGS = 64
 
 
 def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
@@ -58,14 +45,25 @@ def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
         with t.at(node.iter):
             found = evaluate(t, node.iter.func)
             word = operator_of(getattr(found, "value", None))
-            if word is None and getattr(getattr(found, "value", None), "__module__", "") != "builtins":
+            if (
+                word is None
+                and getattr(getattr(found, "value", None), "__module__", "") != "builtins"
+            ):
                 callee(t, node.iter, evaluate)
     if word is None or word.name not in LOOP_WORDS:
-        t.fail(ParserSyntaxError, f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got "
-               f"{ast.unparse(node.iter)}", node.iter,
-               help=f"write pl.{ast.unparse(node.iter)}" if ast.unparse(node.iter).startswith("range(") else None)  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got "
+            f"{ast.unparse(node.iter)}",
+            node.iter,
+            help=f"write pl.{ast.unparse(node.iter)}"
+            if ast.unparse(node.iter).startswith("range(")
+            else None,
+        )
     if node.orelse:
-        t.fail(UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0])
+        t.fail(
+            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
+        )
     assert isinstance(node.iter, ast.Call)
     with t.at(node.iter):
         call = bind(t, node.iter, word, evaluate)
@@ -81,13 +79,26 @@ def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
         if word.name == "pipeline":
             stage = t.constant(call["stage"], call.at("stage"), "stage")
             if isinstance(stage, bool) or not isinstance(stage, int) or stage < 1:
-                t.fail(InvalidOperationError, f"stage must be a positive constant, got {stage!r}", call.at("stage"))
+                t.fail(
+                    InvalidOperationError,
+                    f"stage must be a positive constant, got {stage!r}",
+                    call.at("stage"),
+                )
     variable, explicit = _targets(t, node, len(initial))
     if word.name == "unroll":
         _unroll(t, node, bounds, variable, run_body)
     else:
-        run_loop(t, node, word.name, bounds, variable, node.body, run_body, name=name,
-                 explicit=dict(zip(explicit, initial, strict=True)))  # fmt: skip
+        run_loop(
+            t,
+            node,
+            word.name,
+            bounds,
+            variable,
+            node.body,
+            run_body,
+            name=name,
+            explicit=dict(zip(explicit, initial, strict=True)),
+        )
 
 
 def _targets(t: Tracer, node: ast.For, count: int) -> tuple[str, list[str]]:
@@ -116,7 +127,11 @@ def _init_values(t: Tracer, call: Call) -> list[Named]:
     values = given.values if isinstance(given, Items) else (given,)
     for value in values:
         if not is_carriable(value) and not isinstance(value, Tensor):
-            t.fail(ParserTypeError, f"init_values take blocks and scalars, got {describe(value)}", call.at("init_values"))
+            t.fail(
+                ParserTypeError,
+                f"init_values take blocks and scalars, got {describe(value)}",
+                call.at("init_values"),
+            )
     return [load_in_region(t, v) if isinstance(v, Tensor) else v for v in values]
 
 
@@ -124,235 +139,30 @@ def _bounds(t: Tracer, call: Call, word: str) -> Bounds:
     given = call["bounds"]
     assert isinstance(given, Items)
     if not 1 <= len(given.values) <= 3:
-        t.fail(InvalidOperationError, f"pl.{word} takes stop, or start and stop, or start, stop and step", call.node)
-    nodes = [a for a in call.node.args]
-    operands = [t.index(v, n, f"a bound of pl.{word}") for v, n in zip(given.values, nodes, strict=True)]
+        t.fail(
+            InvalidOperationError,
+            f"pl.{word} takes stop, or start and stop, or start, stop and step",
+            call.node,
+        )
+    nodes = call.node.args
+    operands = [
+        t.index(v, n, f"a bound of pl.{word}") for v, n in zip(given.values, nodes, strict=True)
+    ]
     if len(operands) == 1:
         operands = [Const(0, INDEX), operands[0]]
     if len(operands) == 2:
         operands.append(Const(1, INDEX))
     step = operands[2]
     if isinstance(step, Const) and step.value == 0:
-        t.fail(InvalidOperationError, "a loop with step 0 never ends", nodes[2], help="use a positive step")
+        t.fail(
+            InvalidOperationError,
+            "a loop with step 0 never ends",
+            nodes[2],
+            help="use a positive step",
+        )
     if word == "pipeline" and not isinstance(step, Const):
         t.constant(Number(step), nodes[2], "the step of pl.pipeline")
     return operands[0], operands[1], step
-
-
-def assigned_names(statements: Sequence[ast.stmt]) -> list[str]:
-    """Names that statements may rebind: assigned, written to by subscript, or by pl.write."""
-    found: list[str] = []
-    for statement in statements:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                found.append(node.id)
-            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-                if isinstance(node.value, ast.Name):
-                    found.append(node.value.id)
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "write":
-                if node.args and isinstance(node.args[0], ast.Name):
-                    found.append(node.args[0].id)
-    return list(dict.fromkeys(found))
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a loop is assumed to carry."""
-
-    names: list[str]
-    as_blocks: set[str]  # fresh tensors that the body rebinds as blocks
-    with_extents: set[str]  # blocks whose valid extents change
-    narrowed: dict[str, ScalarType]  # scalars whose type widens
-
-
-class _Again(Exception):
-    """The plan was wrong and has been corrected."""
-
-
-def run_loop(
-    t: Tracer,
-    node: ast.For | ast.With,
-    kind: str,
-    bounds: Bounds,
-    variable: str | None,
-    body: Sequence[ast.stmt],
-    run_body: RunBody,
-    name: str | None = None,
-    explicit: dict[str, Named] | None = None,
-) -> None:
-    """Read a loop, as often as it takes to know what it carries."""
-    explicit = explicit or {}
-    for key, value in explicit.items():
-        t.bind(key, value, node)
-    candidates = [
-        n for n in assigned_names(body)
-        if n in t.frame.names and n != variable and n not in explicit and is_carriable(t.frame.names[n].value)
-    ]  # fmt: skip
-    independent = kind in ("parallel", "spmd")
-    plan = Plan([*explicit, *([] if independent else candidates)], set(), set(), {})
-    for _ in range(MOST_READINGS):
-        here = t.snapshot()
-        try:
-            with t.builder.block() as ops:
-                _read_loop(t, node, kind, bounds, variable, body, run_body, name, plan, list(explicit))
-            t.flush(ops)
-            return
-        except _Again:
-            t.restore(here)
-    t.fail(UnsupportedFeatureError, "what this loop carries cannot be settled", node)
-
-
-def _read_loop(
-    t: Tracer, node: ast.For | ast.With, kind: str, bounds: Bounds, variable: str | None, body: Sequence[ast.stmt],
-    run_body: RunBody, name: str | None, plan: Plan, explicit: list[str],
-) -> None:  # fmt: skip
-    span = t.span(node.iter if isinstance(node, ast.For) else node.items[0].context_expr)
-    before = dict(t.frame.names)
-    initial: list[Operand] = []
-    args: list[Value] = []
-    carried: dict[str, Named] = {}
-    for key in plan.names:
-        value = before[key].value
-        t.reads[id(before[key])] = before[key]
-        if key in plan.as_blocks:
-            assert isinstance(value, Tensor)
-            value = load_in_region(t, value)
-        operands = parts(value, key in plan.with_extents)
-        if key in plan.narrowed:
-            operands = [converted(t, operands[0], plan.narrowed[key])]
-        fresh = [t.builder.fresh(x.type, key) for x in operands]
-        template = Number(operands[0]) if not isinstance(value, Block) else value
-        initial += operands
-        args += fresh
-        carried[key] = rebuilt(template, fresh, key in plan.with_extents)
-        if isinstance(value, Block) and key not in plan.with_extents:
-            carried[key] = Block(fresh[0], value.valid)
-        t.frame.names[key] = Binding(carried[key], before[key].line)
-    counter = t.builder.fresh(ScalarType(INDEX), variable or "block")
-    if variable is not None:
-        t.frame.names[variable] = Binding(Number(counter), node.lineno)
-        t.frame.gone.pop(variable, None)
-    start = dict(t.frame.names)
-    t.writes += 1  # what was read before the loop may have changed in a later iteration
-    yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
-    t.frame.yielded, t.frame.yielded_names = None, ()
-    with t.builder.block() as ops:
-        if kind == "spmd":
-            t.block_index = counter
-            t.region(name or f"{t.frame.kernel.__name__}_{node.lineno}", node, lambda: run_body(t, body))
-        else:
-            run_body(t, body)
-        t.block_index = index_before
-        finals = _finals(t, node, kind, plan, start, before, explicit)
-        outgoing: list[Operand] = []
-        for key, value in finals.items():
-            operands = parts(value, key in plan.with_extents)
-            at = len(outgoing)
-            outgoing += [converted(t, operands[0], args[at].type), *operands[1:]]
-        t.builder.op("yield", outgoing, span=span)
-    t.writes += 1
-    after_names = t.frame.yielded_names
-    t.frame.yielded, t.frame.yielded_names = yielded_before
-    block = Ops((counter, *args), tuple(ops))
-    op = t.builder.structured("for", [*bounds, *initial], [block], [a.type for a in args],
-                              [a.name for a in args], span, kind=kind)  # fmt: skip
-    _after(t, node, kind, plan, before, carried, op.results, variable, explicit, after_names)
-
-
-def _finals(
-    t: Tracer, node: ast.AST, kind: str, plan: Plan, start: dict[str, Binding], before: dict[str, Binding],
-    explicit: list[str],
-) -> dict[str, Named]:  # fmt: skip
-    """What goes on to the next iteration; raises _Again when the plan did not foresee it."""
-    for key, binding in start.items():
-        now = t.frame.names.get(key)
-        if now is None or key in plan.names or same(now.value, binding.value):
-            continue
-        if key not in before:
-            continue
-        old = binding.value
-        was_read = id(binding) in t.reads
-        if kind in ("parallel", "spmd"):
-            if isinstance(old, Tensor) and isinstance(now.value, Tensor) or not was_read:
-                continue
-            t.fail(ParserTypeError, f"{key!r} is carried from one iteration of a pl.{kind} loop to the next", node,
-                   help="iterations are independent: bind it inside the body, or loop with pl.range",
-                   notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"])  # fmt: skip
-        if isinstance(old, Tensor) and isinstance(now.value, Block):
-            if not old.fresh or old.shape != now.value.shape or old.dtype != now.value.dtype:
-                raise reassigned(t, node, key, binding, now)
-            plan.names.append(key)
-            plan.as_blocks.add(key)
-            raise _Again
-        if is_carriable(old) and is_carriable(now.value):
-            plan.names.append(key)
-            raise _Again
-        if isinstance(old, Tensor) and isinstance(now.value, Tensor) and not was_read:
-            continue
-        if isinstance(old, Tensor) and isinstance(now.value, Tensor):
-            t.fail(UnsupportedFeatureError, f"{key!r} names another tensor in every iteration", node,
-                   help="keep one tensor and take windows of it",
-                   notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"])  # fmt: skip
-        require_same_type(t, node, key, binding, now)
-    finals: dict[str, Named] = {}
-    yielded = t.frame.yielded
-    if explicit and (yielded is None or len(yielded) != len(explicit)):
-        t.fail(ParserSyntaxError, f"a loop with {len(explicit)} init_values ends with pl.yield_ of as many values", node)
-    for key in plan.names:
-        first = start[key]
-        now = t.frame.names[key]
-        if key in explicit:
-            assert yielded is not None
-            now = Binding(yielded[explicit.index(key)], now.line)
-        elif same(now.value, first.value):
-            plan.names.remove(key)  # only mentioned, never rebound
-            plan.as_blocks.discard(key)
-            raise _Again
-        if isinstance(now.value, Tensor) and now.value.fresh and isinstance(first.value, Block):
-            now = Binding(load_in_region(t, now.value), now.line)
-        wanted = common_type(first.value, now.value)
-        if wanted is None:
-            raise reassigned(t, node, key, first, now)
-        if isinstance(first.value, Number):
-            if wanted != first.value.operand.type:
-                assert isinstance(wanted, ScalarType)
-                plan.narrowed[key] = wanted
-                raise _Again
-        elif isinstance(first.value, Block) and isinstance(now.value, Block):
-            if first.value.valid != now.value.valid and key not in plan.with_extents:
-                plan.with_extents.add(key)
-                raise _Again
-        finals[key] = now.value
-    return finals
-
-
-def _after(
-    t: Tracer, node: ast.AST, kind: str, plan: Plan, before: dict[str, Binding], carried: dict[str, Named],
-    results: Sequence[Value], variable: str | None, explicit: list[str], after_names: Sequence[str],
-) -> None:  # fmt: skip
-    """Names after the loop: carried ones have their last value, those of the body are gone."""
-    line = getattr(node, "lineno", 0)
-    inside = t.frame.names
-    t.frame.names = dict(before)
-    for key, binding in inside.items():
-        if key not in before:
-            t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
-        elif key not in plan.names and not same(binding.value, before[key].value):
-            t.drop(key, f"was rebound inside the pl.{kind} loop on line {line}; its value after it is undefined")
-    if variable is not None:
-        t.drop(variable, f"is the variable of the loop on line {line} and is not visible after it")
-    at = 0
-    last: dict[str, Named] = {}
-    for key in plan.names:
-        value = carried[key]
-        count = len(parts(value, key in plan.with_extents))
-        last[key] = rebuilt(value, results[at : at + count], key in plan.with_extents)
-        if isinstance(value, Block) and key not in plan.with_extents:
-            last[key] = Block(results[at], value.valid)
-        at += count
-        t.frame.names[key] = Binding(last[key], line)
-    for name, key in zip(after_names, explicit, strict=False):
-        t.bind(name, last[key], node)
 
 
 def _unroll(t: Tracer, node: ast.For, bounds: Bounds, variable: str, run_body: RunBody) -> None:
@@ -367,7 +177,12 @@ def _unroll(t: Tracer, node: ast.For, bounds: Bounds, variable: str, run_body: R
         for key in list(t.frame.names):
             binding = t.frame.names[key]
             if key not in before and key != variable:
-                t.drop(key, f"was bound inside the loop on line {node.lineno} and is not visible after it")
+                t.drop(
+                    key,
+                    f"was bound inside the loop on line {node.lineno} and is not visible after it",
+                )
             elif key in start and not same(start[key].value, binding.value):
                 require_same_type(t, node, key, start[key], binding)
-    t.drop(variable, f"is the variable of the loop on line {node.lineno} and is not visible after it")
+    t.drop(
+        variable, f"is the variable of the loop on line {node.lineno} and is not visible after it"
+    )

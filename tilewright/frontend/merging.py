@@ -53,7 +53,10 @@ def rebuilt(value: Named, operands: Sequence[Operand], with_extents: bool) -> Na
 
 
 def is_carriable(value: Named) -> bool:
-    """Blocks and scalars move from block to block; tensors are references and stay where they are."""
+    """Blocks and scalars move from block to block.
+
+    Tensors are references and stay where they are.
+    """
     return isinstance(value, Block) or to_number(value) is not None
 
 
@@ -77,13 +80,14 @@ def converted(t: Tracer, operand: Operand, wanted: Type) -> Operand:
     """A scalar in the wanted type; others are what they are."""
     if operand.type == wanted:
         return operand
-    return t.emit("s.cast", [operand], "s", to=wanted.dtype)  # type: ignore[union-attr]
+    return t.emit("s.cast", [operand], "s", to=wanted.dtype)
 
 
 def reassigned(t: Tracer, node: ast.AST, name: str, old: Binding, new: Binding) -> KernelError:
     """The error for a name that changes its type inside a loop or branch."""
     return ParserTypeError(
-        f"cannot reassign {name!r} with a different type: it was {describe(old.value)}, now {describe(new.value)}",
+        f"cannot reassign {name!r} with a different type: it was {describe(old.value)},"
+        f" now {describe(new.value)}",
         _span_of(t, node, new),
         [f"{name} was bound on line {old.line}, rebound on line {new.line}"],
         "give the new value a name of its own",
@@ -112,7 +116,9 @@ def require_same_type(t: Tracer, node: ast.AST, name: str, old: Binding, new: Bi
     raise reassigned(t, node, name, old, new)
 
 
-def merge_arms(t: Tracer, node: ast.AST, condition: Operand, then: Arm, other: Arm, span: Span) -> None:
+def merge_arms(
+    t: Tracer, node: ast.AST, condition: Operand, then: Arm, other: Arm, span: Span
+) -> None:
     """Append the `if`; bind every name that both arms agree on, drop the others."""
     line = getattr(node, "lineno", 0)
     yields: tuple[list[Operand], list[Operand]] = ([], [])
@@ -129,7 +135,7 @@ def merge_arms(t: Tracer, node: ast.AST, condition: Operand, then: Arm, other: A
             continue
         if old is not None:  # an arm that does not rebind passes the old value on
             t.reads[id(old)] = old
-        pair = _as_blocks(t, (then, other), (a.value, b.value))
+        pair = _as_blocks(t, (then, other), (a.value, b.value), old)
         if pair is None or (wanted := common_type(*pair)) is None:
             if old is not None and not _both_tensors(a.value, b.value):
                 changed = b if same(old.value, a.value) else a
@@ -137,7 +143,7 @@ def merge_arms(t: Tracer, node: ast.AST, condition: Operand, then: Arm, other: A
             what = "different tensors" if _both_tensors(a.value, b.value) else "different types"
             t.drop(name, f"has {what} in the two arms of the if on line {line}")
             continue
-        extents = isinstance(pair[0], Block) and pair[0].valid != pair[1].valid  # type: ignore[union-attr]
+        extents = getattr(pair[0], "valid", None) != getattr(pair[1], "valid", None)
         plans.append((name, pair[0], len(yields[0]), extents))
         for arm, value, out in zip((then, other), pair, yields, strict=True):
             with t.builder.block() as more:
@@ -162,13 +168,25 @@ def _both_tensors(a: Named, b: Named) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor)
 
 
-def _as_blocks(t: Tracer, arms: tuple[Arm, Arm], values: tuple[Named, Named]) -> tuple[Named, Named] | None:
-    """A fresh tensor that the other arm rebinds as a block counts as a block with its contents."""
+def _as_blocks(
+    t: Tracer, arms: tuple[Arm, Arm], values: tuple[Named, Named], old: Binding | None
+) -> tuple[Named, Named] | None:
+    """A tensor beside a block counts as a block with its contents.
+
+    Not where the name meant that tensor before the branch, unless it is fresh: afterwards nobody
+    could
+    tell whether writing to the name writes to memory.
+    """
     if all(is_carriable(v) for v in values):
         return values
     out: list[Named] = []
     for arm, value in zip(arms, values, strict=True):
-        if isinstance(value, Tensor) and value.fresh and not _both_tensors(*values):
+        loses_memory = old is not None and same(old.value, value)
+        if (
+            isinstance(value, Tensor)
+            and (value.fresh or not loses_memory)
+            and not _both_tensors(*values)
+        ):
             arm.ops += (found := _loaded(t, value))[0]
             out.append(found[1])
         elif is_carriable(value):
@@ -189,7 +207,9 @@ def load_in_region(t: Tracer, tensor: Tensor) -> Block:
     if t.in_region:
         return load_whole(t, tensor, "t")
     held = "load.whole"
-    t.region(f"{t.frame.kernel.__name__}_load", t.node, lambda: t.bind(held, load_whole(t, tensor, "t")))
+    t.region(
+        f"{t.frame.kernel.__name__}_load", t.node, lambda: t.bind(held, load_whole(t, tensor, "t"))
+    )
     value = t.frame.names.pop(held).value
     assert isinstance(value, Block)
     return value

@@ -20,12 +20,14 @@ from tilewright.frontend.values import (
     full_extents,
     with_valid,
 )
-from tilewright.ir.nodes import Const, Operand, Value
+from tilewright.ir.nodes import Const, Operand
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A word with its arguments by name, defaults filled in, and the nodes of those that were written."""
+    """A word with its arguments by name, defaults filled in, and the nodes of those that were
+    written.
+    """
 
     name: str
     node: ast.Call
@@ -65,14 +67,29 @@ def load_whole(t: Tracer, tensor: Tensor, hint: str | None = None) -> Block:
     t.need_region()
     if tensor.overhang is not None:
         hang = tensor.overhang
-        tile = t.emit("load", [tensor.value, *hang.offsets, *hang.valid], hint, shape=hang.shape, drop=hang.drop or None)
-        return with_valid(tile, tuple(v for axis, v in enumerate(hang.valid) if axis not in hang.drop))
+        tile = t.emit(
+            "load",
+            [tensor.value, *hang.offsets, *hang.valid],
+            hint,
+            shape=hang.shape,
+            drop=hang.drop or None,
+        )
+        return with_valid(
+            tile, tuple(v for axis, v in enumerate(hang.valid) if axis not in hang.drop)
+        )
     zeros = [Const(0, INDEX)] * len(tensor.shape)
-    return Block(t.emit("load", [tensor.value, *zeros, *full_extents(tensor.shape)], hint, shape=tensor.shape))
+    return Block(
+        t.emit(
+            "load", [tensor.value, *zeros, *full_extents(tensor.shape)], hint, shape=tensor.shape
+        )
+    )
 
 
 def block(t: Tracer, call: Call, parameter: str) -> Block:
-    """An operand as a block; a tensor in memory is loaded whole. InvalidOperationError for other kinds."""
+    """An operand as a block.
+
+    A tensor in memory is loaded whole. InvalidOperationError for other kinds.
+    """
     value = call[parameter]
     if isinstance(value, Block):
         t.need_region()
@@ -80,8 +97,12 @@ def block(t: Tracer, call: Call, parameter: str) -> Block:
     if isinstance(value, Tensor):
         node = call.nodes.get(parameter)
         return load_whole(t, value, node.id if isinstance(node, ast.Name) else "v")
-    t.fail(InvalidOperationError, f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
-           call.at(parameter), help="scalars go second" if to_number(value) else None)  # fmt: skip
+    t.fail(
+        InvalidOperationError,
+        f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
+        call.at(parameter),
+        help="scalars go second" if to_number(value) else None,
+    )
 
 
 def data(t: Tracer, call: Call, parameter: str) -> Tensor | Block:
@@ -89,16 +110,22 @@ def data(t: Tracer, call: Call, parameter: str) -> Tensor | Block:
     value = call[parameter]
     if isinstance(value, (Tensor, Block)):
         return value
-    t.fail(InvalidOperationError, f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
-           call.at(parameter))  # fmt: skip
+    t.fail(
+        InvalidOperationError,
+        f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
+        call.at(parameter),
+    )
 
 
 def dtype_argument(t: Tracer, call: Call, parameter: str) -> DType:
     value = call[parameter]
     if isinstance(value, Constant) and isinstance(value.value, DType):
         return value.value
-    t.fail(ParserTypeError, f"{call.name}: {parameter} must be a dtype such as pl.FP32, got {describe(value)}",
-           call.at(parameter))  # fmt: skip
+    t.fail(
+        ParserTypeError,
+        f"{call.name}: {parameter} must be a dtype such as pl.FP32, got {describe(value)}",
+        call.at(parameter),
+    )
 
 
 def constant(t: Tracer, call: Call, parameter: str) -> Any:
@@ -110,8 +137,11 @@ def axis_argument(t: Tracer, call: Call, parameter: str, rank: int) -> int:
     """A constant axis; negative ones count from the end."""
     axis = constant(t, call, parameter)
     if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
-        t.fail(InvalidOperationError, f"{call.name}: {parameter} must be an axis of {rank}, got {axis!r}",
-               call.at(parameter))  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: {parameter} must be an axis of {rank}, got {axis!r}",
+            call.at(parameter),
+        )
     return axis % rank
 
 
@@ -126,18 +156,29 @@ def promoted(t: Tracer, call: Call, a: Block, b: Block) -> tuple[Block, Block]:
     """Two operands in their common dtype (language.md 2.5)."""
     to = promote(a.dtype, b.dtype)
     if to is None:
-        t.fail(InvalidOperationError, f"{call.name}: {a.dtype} and {b.dtype} have no common dtype", call.node,
-               help="pl.cast one of them first", notes=t.notes(call.node))  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: {a.dtype} and {b.dtype} have no common dtype",
+            call.node,
+            help="pl.cast one of them first",
+            notes=t.notes(call.node),
+        )
     return cast_block(t, a, to), cast_block(t, b, to)
 
 
 def scalar_like(t: Tracer, call: Call, parameter: str, dtype: DType) -> Operand:
-    """A scalar operand for a block of `dtype`: FP32 beside floats, the block's own dtype beside integers."""
+    """A scalar operand for a block of `dtype`: FP32 beside floats, the block's own dtype beside
+    integers.
+    """
     number = to_number(call[parameter])
     node = call.at(parameter)
     if number is None:
-        t.fail(InvalidOperationError,
-               f"{call.name}: expected a block or a scalar as {parameter}, got {describe(call[parameter])}", node)  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: expected a block or a scalar as {parameter},"
+            f" got {describe(call[parameter])}",
+            node,
+        )
     return convert_scalar(t, call.name, number, dtype, node)
 
 
@@ -146,12 +187,16 @@ def convert_scalar(t: Tracer, what: str, number: Number, dtype: DType, node: ast
     if dtype.is_float:
         if isinstance(operand, Const):
             return Const(float(operand.value), FP32)
-        return operand if operand.type.dtype == FP32 else t.emit("s.cast", [operand], "s", to=FP32)  # type: ignore[union-attr]
+        return operand if operand.type.dtype == FP32 else t.emit("s.cast", [operand], "s", to=FP32)
     if isinstance(operand, Const):
         return Const(literal_as(t, what, operand.value, dtype, node), dtype)
     if number.dtype.is_float:
-        t.fail(InvalidOperationError, f"{what}: an integer {dtype} block with {describe(number)}", node,
-               help=f"pl.cast(…, pl.{dtype}) the scalar, or pl.cast the block to FP32")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{what}: an integer {dtype} block with {describe(number)}",
+            node,
+            help=f"pl.cast(…, pl.{dtype}) the scalar, or pl.cast the block to FP32",
+        )
     return operand if number.dtype == dtype else t.emit("s.cast", [operand], "s", to=dtype)
 
 
@@ -166,14 +211,19 @@ def literal_as(t: Tracer, what: str, value: Any, dtype: DType, node: ast.AST) ->
             low, high = dtype.int_range()
             if low <= value <= high:
                 return int(value)
-            t.fail(InvalidOperationError, f"{what}: {value!r} is outside {dtype}, which holds {low} to {high}", node)
-    t.fail(InvalidOperationError, f"{what}: {value!r} is no {dtype}", node,
-           help="use an integer, or a block of floats")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"{what}: {value!r} is outside {dtype}, which holds {low} to {high}",
+                node,
+            )
+    t.fail(
+        InvalidOperationError,
+        f"{what}: {value!r} is no {dtype}",
+        node,
+        help="use an integer, or a block of floats",
+    )
 
 
 def clamp(t: Tracer, value: Operand, low: int, high: int) -> Operand:
     """min(max(value, low), high) as scalars."""
     return t.scalar("s.min", t.scalar("s.max", value, Const(low, INDEX)), Const(high, INDEX))
-
-
-__all__ = ["HANDLERS", "Call", "Value", "block", "cast_block", "clamp", "constant", "data", "handles"]

@@ -14,7 +14,7 @@ from tilewright.frontend.loops import run_loop
 from tilewright.frontend.operands import Call
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Constant, Items, Token, describe
-from tilewright.ir.nodes import Const
+from tilewright.ir.nodes import Const, Operand
 from tilewright.language.loops import Hint, Level
 from tilewright.language.operator import operator_of
 
@@ -24,7 +24,12 @@ RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
     """One `with` item: pl.at, pl.spmd, pl.incore, or a scope without effect on values."""
     if len(node.items) != 1:
-        t.fail(ParserSyntaxError, "one scope per with", node.items[1].context_expr, help="nest two with statements")
+        t.fail(
+            ParserSyntaxError,
+            "one scope per with",
+            node.items[1].context_expr,
+            help="nest two with statements",
+        )
     item = node.items[0]
     expression = item.context_expr
     word = None
@@ -32,8 +37,12 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
         with t.at(expression):
             word = operator_of(callee(t, expression, evaluate))
     if word is None or word.name not in SCOPE_WORDS or not isinstance(expression, ast.Call):
-        t.fail(ParserSyntaxError, f"with {ast.unparse(expression)} is no scope of the language", expression,
-               help="write with pl.at(level=pl.Level.CORE_GROUP):")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"with {ast.unparse(expression)} is no scope of the language",
+            expression,
+            help="write with pl.at(level=pl.Level.CORE_GROUP):",
+        )
     with t.at(expression):
         call = bind(t, expression, word, evaluate)
     if item.optional_vars is not None:
@@ -42,7 +51,16 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
         t.bind(item.optional_vars.id, Token(), item.optional_vars)
     match word.name:
         case "spmd":
-            run_loop(t, node, "spmd", spmd_bounds(t, call), None, node.body, run_body, name=name_hint(t, call))
+            run_loop(
+                t,
+                node,
+                "spmd",
+                spmd_bounds(t, call),
+                None,
+                node.body,
+                run_body,
+                name=name_hint(t, call),
+            )
         case "at" if _level(t, call) is not Level.CORE_GROUP:
             run_body(t, node.body)
         case "at" | "incore" | "auto_incore":
@@ -50,8 +68,11 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
             check_hints(t, call)
 
             def body() -> None:
-                t.region(name or f"{t.frame.kernel.__name__}_{node.lineno}", expression,
-                         lambda: run_body(t, node.body))  # fmt: skip
+                t.region(
+                    name or f"{t.frame.kernel.__name__}_{node.lineno}",
+                    expression,
+                    lambda: run_body(t, node.body),
+                )
 
             if word.name == "at" and call.given("predicate"):
                 guarded(t, node, _predicate(t, call), body)
@@ -65,15 +86,23 @@ def _level(t: Tracer, call: Call) -> Level:
     value = call["level"]
     level = value.value if isinstance(value, Constant) else None
     if not isinstance(level, Level):
-        t.fail(InvalidOperationError, f"pl.at: level must be a pl.Level, got {describe(value)}", call.at("level"),
-               help="write level=pl.Level.CORE_GROUP")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"pl.at: level must be a pl.Level, got {describe(value)}",
+            call.at("level"),
+            help="write level=pl.Level.CORE_GROUP",
+        )
     return level
 
 
-def _predicate(t: Tracer, call: Call):
+def _predicate(t: Tracer, call: Call) -> Operand:
     operand = t.operand(call["predicate"], call.at("predicate"), "predicate")
     if operand.type.dtype != BOOL:
-        t.fail(ParserTypeError, f"predicate must be BOOL, got {describe(call['predicate'])}", call.at("predicate"))
+        t.fail(
+            ParserTypeError,
+            f"predicate must be BOOL, got {describe(call['predicate'])}",
+            call.at("predicate"),
+        )
     return operand
 
 
@@ -84,7 +113,11 @@ def name_hint(t: Tracer, call: Call) -> str | None:
     if name is None:
         return None
     if not isinstance(name, str) or not name.isidentifier():
-        t.fail(InvalidOperationError, f"name_hint must be an identifier, got {name!r}", call.at("name_hint"))
+        t.fail(
+            InvalidOperationError,
+            f"name_hint must be an identifier, got {name!r}",
+            call.at("name_hint"),
+        )
     return name
 
 
@@ -95,13 +128,21 @@ def check_hints(t: Tracer, call: Call) -> None:
     hints = call["optimizations"]
     items = hints.values if isinstance(hints, Items) else (hints,)
     for hint in items:
-        if not (isinstance(hint, Constant) and isinstance(hint.value, Hint)) and operator_of(
-            getattr(hint, "value", None)
-        ) is None:
-            t.fail(InvalidOperationError, f"an optimisation hint must be pl.auto_chunk or pl.split(…), got "
-                   f"{describe(hint)}", call.at("optimizations"))  # fmt: skip
+        if (
+            not (isinstance(hint, Constant) and isinstance(hint.value, Hint))
+            and operator_of(getattr(hint, "value", None)) is None
+        ):
+            t.fail(
+                InvalidOperationError,
+                f"an optimisation hint must be pl.auto_chunk or pl.split(…), got {describe(hint)}",
+                call.at("optimizations"),
+            )
 
 
-def spmd_bounds(t: Tracer, call: Call):
+def spmd_bounds(t: Tracer, call: Call) -> tuple[Operand, Operand, Operand]:
     """0, n, 1 of `pl.spmd(n)`."""
-    return (Const(0, INDEX), t.index(call["n"], call.at("n"), "the number of blocks"), Const(1, INDEX))
+    return (
+        Const(0, INDEX),
+        t.index(call["n"], call.at("n"), "the number of blocks"),
+        Const(1, INDEX),
+    )

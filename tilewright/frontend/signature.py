@@ -1,12 +1,14 @@
-"""A kernel's parameters: kind, direction, annotated shape and dtype, default, and where they are written."""
+"""A kernel's parameters: kind, direction, annotated shape and dtype, default, and where they are
+written.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, NoReturn
+from functools import cache
+from typing import Any, Literal
 
 from tilewright.dtypes import DType
 from tilewright.errors import KernelError, ParserTypeError
@@ -23,10 +25,15 @@ from tilewright.language.types import (
 )
 from tilewright.span import Span
 
+ANNOTATIONS = "write pl.Tensor[[rows, columns], dtype], pl.Out[…], pl.InOut[…] or pl.Scalar[dtype]"
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter. `shape` has None where an extent is not fixed; it is None when nothing is said."""
+    """One parameter.
+
+    `shape` has None where an extent is not fixed; it is None when nothing is said.
+    """
 
     name: str
     kind: Literal["tensor", "scalar"]
@@ -51,9 +58,10 @@ def signature_of(kernel: Kernel) -> tuple[Parameter, ...]:
     for odd in (arguments.vararg, arguments.kwarg):
         if odd is not None:
             raise ParserTypeError(
-                f"parameter {odd.arg!r} takes any number of arguments", source.span(odd),
+                f"parameter {odd.arg!r} takes any number of arguments",
+                source.span(odd),
                 help="give every parameter a name and an annotation",
-            )  # fmt: skip
+            )
     defaults = inspect.signature(kernel.function).parameters
     return tuple(
         _parameter(kernel, source, node, defaults[node.arg].default)
@@ -65,9 +73,10 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
     span = source.span(node)
     if node.annotation is None:
         raise ParserTypeError(
-            f"parameter {node.arg!r} is missing a type annotation", span,
-            help="write pl.Tensor[[rows, columns], dtype], pl.Out[…], pl.InOut[…] or pl.Scalar[dtype]",
-        )  # fmt: skip
+            f"parameter {node.arg!r} is missing a type annotation",
+            span,
+            help=ANNOTATIONS,
+        )
     annotation = _evaluate(kernel, source, node)
     direction: Direction = "in"
     if isinstance(annotation, DirectedAnnotation):
@@ -78,19 +87,31 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
         return Parameter(node.arg, "scalar", "in", (), annotation.dtype, default, span)
     if isinstance(annotation, TensorAnnotation):
         return Parameter(
-            node.arg, "tensor", direction, _extents(annotation, node, span), annotation.dtype, default, span
+            node.arg,
+            "tensor",
+            direction,
+            _extents(annotation, node, span),
+            annotation.dtype,
+            default,
+            span,
         )
     if annotation is Scalar:
         raise ParserTypeError(
-            f"parameter {node.arg!r}: pl.Scalar needs a dtype", span, help="write pl.Scalar[pl.INT32]"
+            f"parameter {node.arg!r}: pl.Scalar needs a dtype",
+            span,
+            help="write pl.Scalar[pl.INT32]",
         )
     raise ParserTypeError(
-        f"parameter {node.arg!r} has annotation {source.text(node.annotation)}, which is no type of a kernel", span,
-        help="write pl.Tensor[[rows, columns], dtype], pl.Out[…], pl.InOut[…] or pl.Scalar[dtype]",
-    )  # fmt: skip
+        f"parameter {node.arg!r} has annotation {source.text(node.annotation)},"
+        " which is no type of a kernel",
+        span,
+        help=ANNOTATIONS,
+    )
 
 
-def _extents(annotation: TensorAnnotation, node: ast.arg, span: Span) -> tuple[int | None, ...] | None:
+def _extents(
+    annotation: TensorAnnotation, node: ast.arg, span: Span
+) -> tuple[int | None, ...] | None:
     if annotation.shape is None:
         return None
     extents: list[int | None] = []
@@ -101,13 +122,15 @@ def _extents(annotation: TensorAnnotation, node: ast.arg, span: Span) -> tuple[i
             extents.append(None)
         else:
             raise ParserTypeError(
-                f"parameter {node.arg!r}: an extent must be an integer or pl.dynamic, got {extent!r}", span
+                f"parameter {node.arg!r}: an extent must be an integer or pl.dynamic,"
+                f" got {extent!r}",
+                span,
             )
     return tuple(extents)
 
 
 def _evaluate(kernel: Kernel, source: Source, node: ast.arg) -> Any:
-    """The annotation's value now; what Python evaluated at the definition when names are out of reach."""
+    """The annotation's value now; Python's, from the definition, when a name is out of reach."""
     assert node.annotation is not None
     code = compile(_expression(source, node.arg), source.file, "eval")
     try:
@@ -116,24 +139,23 @@ def _evaluate(kernel: Kernel, source: Source, node: ast.arg) -> Any:
         found = kernel.function.__annotations__.get(node.arg)
         if found is None or isinstance(found, str):
             raise ParserTypeError(
-                f"parameter {node.arg!r}: the annotation cannot be evaluated: {reason}", source.span(node)
+                f"parameter {node.arg!r}: the annotation cannot be evaluated: {reason}",
+                source.span(node),
             ) from None
         return found
     except KernelError as error:
         raise type(error)(
             f"parameter {node.arg!r}: {error.message}", source.span(node), error.notes, error.help
         ) from None
-    except Exception as reason:  # the author's expression may raise anything
-        _refuse(node, source.span(node), reason)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as reason:
+        raise ParserTypeError(
+            f"parameter {node.arg!r}: the annotation cannot be evaluated:"
+            f" {type(reason).__name__}: {reason}",
+            source.span(node),
+        ) from None
 
 
-def _refuse(node: ast.arg, span: Span, reason: Exception) -> NoReturn:
-    raise ParserTypeError(
-        f"parameter {node.arg!r}: the annotation cannot be evaluated: {type(reason).__name__}: {reason}", span
-    ) from None
-
-
-@lru_cache(maxsize=None)
+@cache
 def _expression(source: Source, name: str) -> ast.Expression:
     arguments = source.function.args
     for node in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
@@ -145,7 +167,7 @@ def _expression(source: Source, name: str) -> ast.Expression:
     raise KeyError(name)
 
 
-class _Closure(dict):  # type: ignore[type-arg]
+class _Closure(dict[str, Any]):
     """The names a kernel closes over, as locals of an annotation."""
 
     def __init__(self, kernel: Kernel) -> None:

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +18,10 @@ from tilewright.span import Span
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a kernel is written, and its definition. Lines and columns of the nodes are those of the file."""
+    """Where a kernel is written, and its definition.
+
+    Lines and columns of the nodes are those of the file.
+    """
 
     file: str
     function: ast.FunctionDef
@@ -42,16 +45,19 @@ class Source:
         return ast.unparse(node)
 
 
-@lru_cache(maxsize=None)
+@cache
 def source_of(kernel: Kernel) -> Source:
-    """Parse the kernel's text. UnsupportedFeatureError when it cannot be found or is no plain `def`."""
+    """Parse the kernel's text.
+
+    UnsupportedFeatureError when it cannot be found or is no plain `def`.
+    """
     code = kernel.function.__code__
     try:
         lines, first = inspect.getsourcelines(kernel.function)
     except (OSError, IndentationError) as reason:
         raise UnsupportedFeatureError(
             f"the source of {kernel.__name__!r} cannot be read: {reason}",
-            help="write the kernel in a file; one typed at a prompt or built by exec has no source",
+            help="write the kernel in a file; a prompt and exec leave no source",
         ) from None
     text = "".join(lines)
     # An indented definition is put under an `if`, so that columns and lines stay those of the file.
@@ -60,7 +66,8 @@ def source_of(kernel: Kernel) -> Source:
         tree = ast.parse(wrapped)
     except SyntaxError as reason:
         raise UnsupportedFeatureError(
-            f"the source of {kernel.__name__!r} cannot be parsed: {reason.msg}", help="decorate a def"
+            f"the source of {kernel.__name__!r} cannot be parsed: {reason.msg}",
+            help="decorate a def",
         ) from None
     ast.increment_lineno(tree, first - 2)
     for node in ast.walk(tree):
@@ -73,7 +80,7 @@ def source_of(kernel: Kernel) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Consulted:
-    """A Python value that the program depends on, with a way to see whether it is still the same."""
+    """A Python value that the program depends on, with a way to see whether it has changed."""
 
     name: str
     read: Callable[[], Any]
@@ -111,7 +118,9 @@ class _Identity:
 
 
 def enclosing_reader(function: FunctionType, name: str) -> Callable[[], Any] | None:
-    """How to read the value that `name` has around a function: in a closure, then among the globals."""
+    """How to read the value that `name` has around a function: in a closure, then among the
+    globals.
+    """
     free = function.__code__.co_freevars
     if name in free and function.__closure__ is not None:
         cell = function.__closure__[free.index(name)]

@@ -1,4 +1,7 @@
-"""Statements: assignment, slices as stores, regions, return. Loops and branches have files of their own."""
+"""Statements: assignment, slices as stores, regions, return.
+
+Loops and branches have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -86,12 +89,15 @@ def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
 
 
 def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) -> int:
-    """How many statements from `start` on cannot be orchestration; at least one. Trying leaves no trace."""
+    """How many statements from `start` on cannot be orchestration.
+
+    At least one. Trying leaves no trace.
+    """
     before = t.snapshot()
     count = 0
     with t.builder.block():
         for node in statements[start:]:
-            if not isinstance(node, SIMPLE) or count and _calls_a_name(node):
+            if not isinstance(node, SIMPLE) or (count and _calls_a_name(node)):
                 break
             here = t.snapshot()
             try:
@@ -127,12 +133,22 @@ def statement(t: Tracer, node: ast.stmt) -> None:
         match node:
             case ast.Assign():
                 if len(node.targets) != 1:
-                    t.fail(ParserSyntaxError, "chained assignment", node, help="write one assignment per line")
+                    t.fail(
+                        ParserSyntaxError,
+                        "chained assignment",
+                        node,
+                        help="write one assignment per line",
+                    )
                 assign(t, node.targets[0], node.value)
             case ast.AnnAssign(value=None):
-                t.fail(ParserSyntaxError, "an annotation without a value", node, help="bind the name: x = …")
-            case ast.AnnAssign():
-                assign(t, node.target, node.value)
+                t.fail(
+                    ParserSyntaxError,
+                    "an annotation without a value",
+                    node,
+                    help="bind the name: x = …",
+                )
+            case ast.AnnAssign(value=ast.expr() as value):
+                assign(t, node.target, value)
                 _check_annotation(t, node)
             case ast.Expr():
                 expression_statement(t, node)
@@ -143,13 +159,19 @@ def statement(t: Tracer, node: ast.stmt) -> None:
             case ast.With():
                 with_statement(t, node, run_body)
             case ast.Return():
-                t.fail(UnsupportedFeatureError, "return stands at the end of the kernel only", node,
-                       help="bind the result to a name in both arms of an if")  # fmt: skip
+                t.fail(
+                    UnsupportedFeatureError,
+                    "return stands at the end of the kernel only",
+                    node,
+                    help="bind the result to a name in both arms of an if",
+                )
             case ast.Pass():
                 pass
             case _:
-                what, help = NO_STATEMENT.get(type(node), (f"a {type(node).__name__} statement", None))
-                t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, help)
+                what, advice = NO_STATEMENT.get(
+                    type(node), (f"a {type(node).__name__} statement", None)
+                )
+                t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, advice)
 
 
 def result_of(t: Tracer, node: ast.expr) -> Named:
@@ -178,32 +200,51 @@ def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
         t.bind(target.id, value, target)
         return
     if not isinstance(target, (ast.Tuple, ast.List)):
-        t.fail(ParserSyntaxError, f"cannot assign to {ast.unparse(target)}", target,
-               help="assign to a name, or to a window of a named tensor")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"cannot assign to {ast.unparse(target)}",
+            target,
+            help="assign to a name, or to a window of a named tensor",
+        )
     if not isinstance(value, Items):
         t.fail(ParserTypeError, f"cannot unpack {describe(value)}", source)
     if len(value.values) != len(target.elts):
         t.fail(ParserTypeError, f"{len(target.elts)} names for {len(value.values)} values", target)
     for name, item in zip(target.elts, value.values, strict=True):
         if not isinstance(name, ast.Name):
-            t.fail(ParserSyntaxError, f"cannot unpack into {ast.unparse(name)}", name, help="unpack into names")
+            t.fail(
+                ParserSyntaxError,
+                f"cannot unpack into {ast.unparse(name)}",
+                name,
+                help="unpack into names",
+            )
         t.bind(name.id, item, name)
 
 
 def _assign_window(t: Tracer, target: ast.Subscript, source: ast.expr) -> None:
     """`dst[window] = src`: a store into memory, an insertion into a block."""
     if not isinstance(target.value, ast.Name):
-        t.fail(ParserSyntaxError, f"a slice-assignment needs a name, got {ast.unparse(target.value)}", target,
-               help="give the window a name first")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"a slice-assignment needs a name, got {ast.unparse(target.value)}",
+            target,
+            help="give the window a name first",
+        )
     name = target.value.id
     base = t.lookup(target.value)
     if not isinstance(base, (Tensor, Block)):
         t.fail(ParserTypeError, f"{name} is {describe(base)}, which has no windows", target)
     value = evaluate(t, source)
     window = resolve(t, base, target, evaluate)
-    if window.is_element and not isinstance(value, (Tensor, Block)) or isinstance(value, Constant) and is_number(value.value):
-        t.fail(UnsupportedFeatureError, f"{ast.unparse(target)} = a scalar", target,
-               help=f"write pl.write({name}, [indices], value)")  # fmt: skip
+    if (window.is_element and not isinstance(value, (Tensor, Block))) or (
+        isinstance(value, Constant) and is_number(value.value)
+    ):
+        t.fail(
+            UnsupportedFeatureError,
+            f"{ast.unparse(target)} = a scalar",
+            target,
+            help=f"write pl.write({name}, [indices], value)",
+        )
     block = as_source(t, value, source, "slice-assignment")
     new = write_window(t, base, block, window.shape, window.offsets, t.node, drop=window.drop)
     if new is not base:
@@ -215,8 +256,12 @@ def expression_statement(t: Tracer, node: ast.Expr) -> None:
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return
     if not isinstance(value, ast.Call):
-        t.fail(UnsupportedFeatureError, f"the expression {ast.unparse(value)} does nothing", node,
-               help="give it a name, or remove it")  # fmt: skip
+        t.fail(
+            UnsupportedFeatureError,
+            f"the expression {ast.unparse(value)} does nothing",
+            node,
+            help="give it a name, or remove it",
+        )
     with t.at(value):
         thing = callee(t, value, evaluate)
         word = operator_of(thing)
@@ -262,10 +307,18 @@ def _is_yield(t: Tracer, node: ast.expr) -> bool:
 
 
 def _yield(t: Tracer, target: ast.expr | None, node: ast.expr) -> None:
-    """`a, b = pl.yield_(x, y)`: what goes on to the next iteration, and the names for it afterwards."""
+    """`a, b = pl.yield_(x, y)`: what goes on to the next iteration, and the names for it
+    afterwards.
+    """
     assert isinstance(node, ast.Call)
     values = tuple(evaluate(t, argument) for argument in node.args)
-    names = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [] if target is None else [target]
+    names = (
+        target.elts
+        if isinstance(target, (ast.Tuple, ast.List))
+        else []
+        if target is None
+        else [target]
+    )
     if names and len(names) != len(values):
         t.fail(ParserTypeError, f"{len(names)} names for {len(values)} yielded values", node)
     for name, value in zip(names, values, strict=False):
@@ -282,7 +335,9 @@ def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
         return
     value = t.frame.names[node.target.id].value
     function = t.frame.kernel.function
-    local = {name: b.value.value for name, b in t.frame.names.items() if isinstance(b.value, Constant)}
+    local = {
+        name: b.value.value for name, b in t.frame.names.items() if isinstance(b.value, Constant)
+    }
     try:
         code = compile(ast.Expression(node.annotation), t.frame.source.file, "eval")
         annotation = eval(code, function.__globals__, local)
@@ -294,6 +349,14 @@ def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
         return
     shape = annotation.shape
     if shape is not None and all(isinstance(n, int) for n in shape) and tuple(shape) != value.shape:
-        t.fail(ParserTypeError, f"{node.target.id} is annotated {list(shape)}, found {describe(value)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{node.target.id} is annotated {list(shape)}, found {describe(value)}",
+            node,
+        )
     if annotation.dtype is not None and annotation.dtype != value.dtype:
-        t.fail(ParserTypeError, f"{node.target.id} is annotated {annotation.dtype}, found {describe(value)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{node.target.id} is annotated {annotation.dtype}, found {describe(value)}",
+            node,
+        )

@@ -1,4 +1,4 @@
-"""Subscripts: `t[i, a:b, :]` as a window or an element, and the same on the left of an assignment."""
+"""Subscripts: `t[i, a:b, :]` as a window or an element, on either side of an assignment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tilewright.dtypes import INDEX
-from tilewright.errors import InvalidOperationError, ParserSyntaxError, ParserTypeError, UnsupportedFeatureError
+from tilewright.errors import (
+    InvalidOperationError,
+    ParserSyntaxError,
+    ParserTypeError,
+    UnsupportedFeatureError,
+)
 from tilewright.frontend.families.memory import read_element
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Block, Constant, Items, Named, Number, Tensor, describe
@@ -19,7 +24,9 @@ Evaluate = Callable[[Tracer, ast.expr], Named]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A subscript resolved against a shape: one offset and extent per axis, and the axes that go away."""
+    """A subscript resolved against a shape: one offset and extent per axis, and the axes that go
+    away.
+    """
 
     shape: tuple[int, ...]
     offsets: tuple[Operand, ...]
@@ -51,20 +58,31 @@ def _item(t: Tracer, base: Items | Constant, node: ast.Subscript, evaluate: Eval
     position = t.constant(evaluate(t, node.slice), node.slice, "the subscript of a list")
     try:
         if isinstance(base, Items):
-            return base.values[position]
+            item: Named = base.values[position]
+            return item
         thing = base.value
         thing[position]
     except (IndexError, KeyError, TypeError) as reason:
         t.fail(ParserTypeError, f"{ast.unparse(node)}: {type(reason).__name__}: {reason}", node)
-    return t.consult(ast.unparse(node), (id(thing), "item", repr(position)), lambda: thing[position])
+    return t.consult(
+        ast.unparse(node), (id(thing), "item", repr(position)), lambda: thing[position]
+    )
 
 
 def resolve(t: Tracer, base: Tensor | Block, node: ast.Subscript, evaluate: Evaluate) -> Window:
-    """Offsets and extents of `base[…]`. Extents must be constants, bounds may be any integer scalars."""
+    """Offsets and extents of `base[…]`.
+
+    Extents must be constants, bounds may be any integer scalars.
+    """
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     rank = len(base.shape)
     if len(parts) > rank:
-        t.fail(InvalidOperationError, f"{len(parts)} subscripts for {describe(base)}", node, notes=t.notes(node))
+        t.fail(
+            InvalidOperationError,
+            f"{len(parts)} subscripts for {describe(base)}",
+            node,
+            notes=t.notes(node),
+        )
     shape: list[int] = []
     offsets: list[Operand] = []
     drop: list[int] = []
@@ -88,13 +106,24 @@ def resolve(t: Tracer, base: Tensor | Block, node: ast.Subscript, evaluate: Eval
 
 def _refuse_numpy(t: Tracer, part: ast.expr) -> None:
     if isinstance(part, ast.Constant) and (part.value is None or part.value is ...):
-        t.fail(ParserSyntaxError, f"a subscript cannot be {ast.unparse(part)}", part,
-               help="write `:` for a whole axis; missing trailing subscripts are `:`")  # fmt: skip
+        t.fail(
+            ParserSyntaxError,
+            f"a subscript cannot be {ast.unparse(part)}",
+            part,
+            help="write `:` for a whole axis; missing trailing subscripts are `:`",
+        )
 
 
-def _range(t: Tracer, base: Tensor | Block, axis: int, part: ast.Slice, evaluate: Evaluate) -> tuple[Operand, int]:
+def _range(
+    t: Tracer, base: Tensor | Block, axis: int, part: ast.Slice, evaluate: Evaluate
+) -> tuple[Operand, int]:
     if part.step is not None:
-        t.fail(ParserSyntaxError, "a slice has no step", part.step, help="take a window, then pl.gather by mask_pattern")
+        t.fail(
+            ParserSyntaxError,
+            "a slice has no step",
+            part.step,
+            help="take a window, then pl.gather by mask_pattern",
+        )
     start: Operand = Const(0, INDEX)
     if part.lower is not None:
         start = t.index(evaluate(t, part.lower), part.lower, "the lower bound")
@@ -103,10 +132,16 @@ def _range(t: Tracer, base: Tensor | Block, axis: int, part: ast.Slice, evaluate
         if part.upper is not None:
             stop = t.index(evaluate(t, part.upper), part.upper, "the upper bound")
         extent = t.constant(
-            Number(t.scalar("s.sub", stop, start)), part, f"the extent of a slice ({ast.unparse(part)})",
+            Number(t.scalar("s.sub", stop, start)),
+            part,
+            f"the extent of a slice ({ast.unparse(part)})",
             help="write start : start + TILE, or pl.slice(…, valid_shape=…) for a run-time extent",
-        )  # fmt: skip
+        )
     if extent <= 0 and not t.dead:
-        t.fail(InvalidOperationError, f"the slice {ast.unparse(part)} has extent {extent}", part,
-               help="a window needs a positive extent; negative bounds do not count from the end")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"the slice {ast.unparse(part)} has extent {extent}",
+            part,
+            help="a window needs a positive extent; negative bounds do not count from the end",
+        )
     return start, max(int(extent), 1)

@@ -14,7 +14,17 @@ from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
 from tilewright.frontend.tidying import drop_unused_results
 from tilewright.frontend.tracer import Frame, Tracer
-from tilewright.frontend.values import Binding, Block, Constant, Items, Named, Nothing, Number, Tensor, describe
+from tilewright.frontend.values import (
+    Binding,
+    Block,
+    Constant,
+    Items,
+    Named,
+    Nothing,
+    Number,
+    Tensor,
+    describe,
+)
 from tilewright.ir.nodes import Block as Ops
 from tilewright.ir.nodes import Const, Function, Op, Param, Value
 from tilewright.ir.types import ScalarType, TensorType, tensor_type
@@ -42,7 +52,9 @@ Argument = TensorArgument | ScalarArgument
 
 @dataclass(frozen=True, slots=True)
 class FreshResult:
-    """A tensor that the program makes and returns: one more `out` parameter, filled with `fill` before the run."""
+    """A tensor that the program makes and returns: one more `out` parameter, filled with `fill`
+    before the run.
+    """
 
     name: str
     type: TensorType
@@ -56,7 +68,8 @@ class Traced:
     consulted:     the Python values it depends on; it is stale once one has changed.
     fresh_results: parameters added at the end for tensors that the program creates and returns.
     returns:       names of the parameters that `return` names, in its order.
-    constants:     names of scalar parameters that became constants; the function does not take them.
+    constants:     names of scalar parameters that became constants; the function does not take
+    them.
     """
 
     function: Function
@@ -70,7 +83,8 @@ class Traced:
 def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
     """Read a kernel for arguments of these types.
 
-    Raises a ParserError that shows the author's line, or NeedsConstant when a run-time scalar stands where
+    Raises a ParserError that shows the author's line, or NeedsConstant when a run-time scalar
+    stands where
     only a constant can.
     """
     source = source_of(kernel)
@@ -83,7 +97,9 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
         frame.names[parameter.name] = Binding(value, parameter.span.line)
         if param is not None:
             params.append(param)
-    t.scalar_parameters = frozenset(p.value.name for p in params if isinstance(p.value.type, ScalarType))
+    t.scalar_parameters = frozenset(
+        p.value.name for p in params if isinstance(p.value.type, ScalarType)
+    )
     t.builder.span = t.span(source.function)
     result = run_function(t, frame, run_body)
     returned = _results(t, result)
@@ -91,19 +107,28 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
     names = tuple(tensor.root for tensor in returned)
     if returned:
         with t.builder.block() as last:
-            t.builder.op("return", [tensor.value for tensor in returned], span=t.span(source.function.body[-1]))
+            t.builder.op(
+                "return",
+                [tensor.value for tensor in returned],
+                span=t.span(source.function.body[-1]),
+            )
         ops += last
     directed = [
-        replace(p, direction="inout") if p.direction == "in" and p.value.name in t.written else p for p in params
+        replace(p, direction="inout") if p.direction == "in" and p.value.name in t.written else p
+        for p in params
     ]
     added = [Param(Value(r.name, r.type), "out", t.span(source.function)) for r in fresh]
-    function = Function(kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function))
+    function = Function(
+        kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function)
+    )
     return Traced(
         drop_unused_results(function),
         tuple(t.consulted.values()),
         tuple(fresh),
         names,
-        tuple(n for n, a in arguments.items() if isinstance(a, ScalarArgument) and a.value is not None),
+        tuple(
+            n for n, a in arguments.items() if isinstance(a, ScalarArgument) and a.value is not None
+        ),
         tuple(t.prints),
     )
 
@@ -115,8 +140,14 @@ def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param |
     if argument.value is not None:
         typed: Any = argument.value
         if argument.dtype.is_integer:
-            return Number(Const(int(typed), INDEX if argument.dtype == INDEX else argument.dtype)), None
-        return (Constant(bool(typed)) if argument.dtype.kind == "bool" else Number(Const(float(typed), argument.dtype))), None
+            return Number(
+                Const(int(typed), INDEX if argument.dtype == INDEX else argument.dtype)
+            ), None
+        return (
+            Constant(bool(typed))
+            if argument.dtype.kind == "bool"
+            else Number(Const(float(typed), argument.dtype))
+        ), None
     value = Value(parameter.name, ScalarType(argument.dtype))
     return Number(value), Param(value, "in", parameter.span)
 
@@ -131,8 +162,12 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
         if isinstance(value, Block):
             value = _stored(t, value)
         if not isinstance(value, Tensor):
-            t.fail(ParserTypeError, f"a kernel returns tensors, got {describe(value)}",
-                   t.frame.source.function.body[-1], help="pl.write a scalar into a tensor")  # fmt: skip
+            t.fail(
+                ParserTypeError,
+                f"a kernel returns tensors, got {describe(value)}",
+                t.frame.source.function.body[-1],
+                help="pl.write a scalar into a tensor",
+            )
         tensors.append(value)
     return tensors
 
@@ -148,7 +183,9 @@ def _stored(t: Tracer, block: Block) -> Tensor:
     return Tensor(made, made.name, fresh=True)
 
 
-def _fresh_results(t: Tracer, ops: list[Op], returned: list[Tensor]) -> tuple[list[Op], list[FreshResult]]:
+def _fresh_results(
+    t: Tracer, ops: list[Op], returned: list[Tensor]
+) -> tuple[list[Op], list[FreshResult]]:
     """Top-level creations that are returned become parameters."""
     roots = {tensor.root: tensor for tensor in returned}
     fresh: list[FreshResult] = []

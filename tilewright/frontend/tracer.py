@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from tilewright.dtypes import BOOL, FP32, INDEX, DType
+from tilewright.dtypes import FP32, INDEX
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
     ParserTypeError,
     UndefinedVariableError,
-    UnsupportedFeatureError,
 )
 from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
+from tilewright.frontend.symbolic import Symbolic, Symbols
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -25,7 +25,6 @@ from tilewright.frontend.values import (
     Items,
     Named,
     Number,
-    Symbolic,
     Tensor,
     describe,
     is_number,
@@ -34,14 +33,14 @@ from tilewright.frontend.values import (
     renamed,
 )
 from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.nodes import Block as Ops
+from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.ops.table import RuleBroken, dims
 from tilewright.language.kernel import Kernel
 from tilewright.span import Span
 
 
-class NeedsConstant(Exception):
+class NeedsConstant(Exception):  # noqa: N818 - a request, not an error
     """A run-time scalar stands where only a constant can: trace again with its value."""
 
     def __init__(self, parameter: str) -> None:
@@ -49,7 +48,7 @@ class NeedsConstant(Exception):
         super().__init__(parameter)
 
 
-class NeedsRegion(Exception):
+class NeedsRegion(Exception):  # noqa: N818 - a request, not an error
     """Work on blocks met in orchestration: the statement is read again as a region of its own."""
 
 
@@ -83,7 +82,7 @@ class Tracer:
         self.written: set[str] = set()  # roots of the tensors stored to
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
-        self.symbols: dict[str, Symbolic] = {}  # grows only; an attempt taken back takes its tail along
+        self.symbols = Symbols()
         self.hint = "v"
         self.node: ast.AST = frame.source.function
 
@@ -141,22 +140,36 @@ class Tracer:
             self.reads[id(binding)] = binding
             return binding.value
         if node.id in self.frame.gone:
-            self.fail(UndefinedVariableError, f"{node.id!r} {self.frame.gone[node.id]}", node,
-                      help="bind it before the loop or branch")  # fmt: skip
+            self.fail(
+                UndefinedVariableError,
+                f"{node.id!r} {self.frame.gone[node.id]}",
+                node,
+                help="bind it before the loop or branch",
+            )
         function = self.frame.kernel.function
         read = enclosing_reader(function, node.id)
         if read is not None:
             try:
                 return self.consult(node.id, (id(function.__globals__), node.id), read)
             except ValueError:
-                self.fail(UndefinedVariableError, f"{node.id!r} has no value yet around the kernel", node)
+                self.fail(
+                    UndefinedVariableError, f"{node.id!r} has no value yet around the kernel", node
+                )
         builtins = function.__globals__.get("__builtins__", {})
-        found = builtins.get(node.id) if isinstance(builtins, dict) else getattr(builtins, node.id, None)
+        found = (
+            builtins.get(node.id)
+            if isinstance(builtins, dict)
+            else getattr(builtins, node.id, None)
+        )
         if found is not None:
             return Constant(found)
         near = difflib.get_close_matches(node.id, [*self.frame.names, *function.__globals__], 1)
-        self.fail(UndefinedVariableError, f"{node.id!r} is not defined here", node,
-                  help=f"did you mean {near[0]!r}?" if near else "bind it first")  # fmt: skip
+        self.fail(
+            UndefinedVariableError,
+            f"{node.id!r} is not defined here",
+            node,
+            help=f"did you mean {near[0]!r}?" if near else "bind it first",
+        )
 
     def consult(self, name: str, key: Any, read: Callable[[], Any]) -> Named:
         """A Python value from outside the kernel; the program is stale once it changes."""
@@ -173,7 +186,9 @@ class Tracer:
         self.frame.aliases.pop(name, None)
 
     def update(self, name: str, value: Named) -> None:
-        """The block behind `name` was written to: where it came in as an argument, the caller sees it too."""
+        """The block behind `name` was written to: where it came in as an argument, the caller sees
+        it too.
+        """
         binding = self.frame.names.get(name)
         self.frame.names[name] = Binding(value, binding.line if binding else 0)
         if name in self.frame.aliases:
@@ -197,10 +212,11 @@ class Tracer:
     def index(self, value: Named, node: ast.AST, what: str) -> Operand:
         """An integer scalar operand."""
         operand = self.operand(value, node, what)
-        dtype = operand.type.dtype  # type: ignore[union-attr]
+        dtype = operand.type.dtype
         if not dtype.is_integer:
-            help = "write // instead of /" if dtype == FP32 else None
-            self.fail(ParserTypeError, f"{what} must be an integer, got {describe(value)}", node, help)
+            hint = "write // instead of /" if dtype == FP32 else None
+            found = describe(value)
+            self.fail(ParserTypeError, f"{what} must be an integer, got {found}", node, hint)
         if isinstance(operand, Const) and operand.dtype != INDEX:
             return Const(operand.value, INDEX)
         return operand
@@ -217,90 +233,70 @@ class Tracer:
                 return symbolic.constant
             for parameter in self.parameters_in(value.operand):
                 raise NeedsConstant(parameter)
-        self.fail(ParserTypeError, f"{what} must be known when the kernel is compiled, got {describe(value)}",
-                  node, help)  # fmt: skip
+        self.fail(
+            ParserTypeError,
+            f"{what} must be known when the kernel is compiled, got {describe(value)}",
+            node,
+            help,
+        )
 
     def extent(self, value: Named, node: ast.AST, what: str) -> int:
         """A positive constant integer."""
         found = self.constant(value, node, what, help="a run-time extent goes into valid_shape=")
         if isinstance(found, bool) or not isinstance(found, int):
-            help = "write // instead of /" if isinstance(found, float) else None
-            self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, help)
+            hint = "write // instead of /" if isinstance(found, float) else None
+            self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, hint)
         return found
 
     def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
         """A list of positive constant extents."""
         if not isinstance(value, Items) or not value.values:
-            self.fail(ParserTypeError, f"{what} must be a list of extents, got {describe(value)}", node)
+            self.fail(
+                ParserTypeError, f"{what} must be a list of extents, got {describe(value)}", node
+            )
         nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * len(value.values)
         extents = tuple(
             self.extent(v, n, f"extent {axis} of {what}")
             for axis, (v, n) in enumerate(zip(value.values, nodes, strict=True))
         )
         if any(extent <= 0 for extent in extents):
-            self.fail(InvalidOperationError, f"{what} needs positive extents, got {dims(extents)}", node)
+            self.fail(
+                InvalidOperationError, f"{what} needs positive extents, got {dims(extents)}", node
+            )
         return extents
 
     def indices(self, value: Named, node: ast.AST, what: str, count: int) -> tuple[Operand, ...]:
         """A list of integer scalars, one per axis."""
         items = value.values if isinstance(value, Items) else (value,) if count == 1 else None
         if items is None:
-            self.fail(ParserTypeError, f"{what} must be a list of {count}, got {describe(value)}", node)
+            self.fail(
+                ParserTypeError, f"{what} must be a list of {count}, got {describe(value)}", node
+            )
         if len(items) != count:
-            self.fail(InvalidOperationError, f"{what} needs {count} scalars, one per axis, got {len(items)}",
-                      node)  # fmt: skip
+            self.fail(
+                InvalidOperationError,
+                f"{what} needs {count} scalars, one per axis, got {len(items)}",
+                node,
+            )
         nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * count
         return tuple(self.index(v, n, what) for v, n in zip(items, nodes, strict=True))
 
-    def scalar(self, name: str, *operands: Operand, node: ast.AST | None = None, hint: str = "i") -> Operand:
+    def scalar(
+        self, name: str, *operands: Operand, node: ast.AST | None = None, hint: str = "i"
+    ) -> Operand:
         """A scalar op, folded where possible; remembers enough to compare offsets symbolically."""
         with self.rules(f"scalar {name[2:]}", node or self.node):
             result = self.builder.scalar(name, *operands, hint=hint)
-        if isinstance(result, Value) and result.name not in self.symbols:
-            self.symbols[result.name] = self._derive(name, operands, result)
+        if isinstance(result, Value):
+            self.symbols.record(name, operands, result)
         return result
 
-    def _derive(self, name: str, operands: Sequence[Operand], result: Value) -> Symbolic:
-        if name in ("s.min", "s.max", "s.floordiv", "s.mod", "s.shl", "s.shr") or (
-            name in ("s.add", "s.sub", "s.mul", "s.neg") and result.type.dtype.is_integer  # type: ignore[union-attr]
-        ):
-            parts = [self.symbolic(x) for x in operands]
-            match name:
-                case "s.add":
-                    return parts[0].plus(parts[1])
-                case "s.sub":
-                    return parts[0].plus(parts[1], -1)
-                case "s.neg":
-                    return parts[0].times(-1)
-                case "s.mul" if not parts[0].terms:
-                    return parts[1].times(parts[0].constant)
-                case "s.mul" if not parts[1].terms:
-                    return parts[0].times(parts[1].constant)
-            return Symbolic(0, {(name, *(part.key for part in parts)): 1})
-        parts = [self.symbolic(x) for x in operands]
-        return Symbolic(0, {(name, *(part.key for part in parts)): 1})
-
     def symbolic(self, operand: Operand) -> Symbolic:
-        if isinstance(operand, Const):
-            if isinstance(operand.value, int):
-                return Symbolic(int(operand.value))
-            return Symbolic(0, {("const", operand.value): 1})
-        return self.symbols.get(operand.name) or Symbolic(0, {operand.name: 1})
+        return self.symbols.of(operand)
 
     def parameters_in(self, operand: Operand) -> list[str]:
-        """Scalar parameters that decide a value, in the order met."""
-        found: list[str] = []
-
-        def visit(thing: Any) -> None:
-            if isinstance(thing, str):
-                if thing in self.scalar_parameters:
-                    found.append(thing)
-            elif isinstance(thing, (tuple, frozenset)):
-                for part in thing:
-                    visit(part)
-
-        visit(self.symbolic(operand).key)
-        return found
+        """Scalar parameters that decide a value."""
+        return self.symbols.names_in(operand, self.scalar_parameters)
 
     scalar_parameters: frozenset[str] = frozenset()
 
@@ -319,7 +315,9 @@ class Tracer:
         if not self.in_region:
             raise NeedsRegion
 
-    def emit(self, name: str, operands: Sequence[Operand], hint: str | None = None, **attrs: Any) -> Value:
+    def emit(
+        self, name: str, operands: Sequence[Operand], hint: str | None = None, **attrs: Any
+    ) -> Value:
         """An op with one result, called after the name that the author gives it."""
         return self.builder.value(name, operands, hint or self.hint, **attrs)
 
@@ -351,13 +349,17 @@ class Tracer:
             values = list(leaving.values())
             self.builder.op("yield", values, span=span)
         op = self.builder.structured(
-            "at", (), (Ops((), tuple(ops)),), [v.type for v in values], [v.name for v in values],
-            span=span, name=name,
-        )  # fmt: skip
+            "at",
+            (),
+            (Ops((), tuple(ops)),),
+            [v.type for v in values],
+            [v.name for v in values],
+            span=span,
+            name=name,
+        )
         results = dict(zip(leaving, op.results, strict=True))
         for old, new in results.items():
-            if old in self.symbols:
-                self.symbols[new.name] = self.symbols[old]
+            self.symbols.copy(leaving[old], new)
 
         def outside(operand: Operand) -> Operand:
             return results.get(operand.name, operand) if isinstance(operand, Value) else operand
@@ -371,21 +373,40 @@ class Tracer:
 
     def snapshot(self) -> tuple[Any, ...]:
         frames = [
-            (f, dict(f.names), dict(f.gone), set(f.written_back), dict(f.aliases), f.yielded, f.yielded_names)
+            (
+                f,
+                dict(f.names),
+                dict(f.gone),
+                set(f.written_back),
+                dict(f.aliases),
+                f.yielded,
+                f.yielded_names,
+            )
             for f in self.frames
         ]
-        here = (len(self.prints), len(self.symbols), self.in_region, self.hint, self.block_index, self.dead)
+        here = (
+            len(self.prints),
+            self.symbols.mark(),
+            self.in_region,
+            self.hint,
+            self.block_index,
+            self.dead,
+        )
         return frames, self.builder.mark(), here, list(self.frames), self.node
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         frames, mark, here, self.frames, self.node = snapshot
         prints, symbols, self.in_region, self.hint, self.block_index, self.dead = here
-        while len(self.symbols) > symbols:
-            self.symbols.popitem()
+        self.symbols.cut(symbols)
         self.frames = list(self.frames)
         self.frame = self.frames[-1]
         for f, names, gone, written, aliases, yielded, yielded_names in frames:
-            f.names, f.gone, f.written_back, f.aliases = dict(names), dict(gone), set(written), dict(aliases)
+            f.names, f.gone, f.written_back, f.aliases = (
+                dict(names),
+                dict(gone),
+                set(written),
+                dict(aliases),
+            )
             f.yielded, f.yielded_names = yielded, yielded_names
         self.builder.reset(mark)
         self.builder.span = self.span()
@@ -394,12 +415,11 @@ class Tracer:
     @contextmanager
     def discarded(self) -> Iterator[None]:
         """What is emitted inside never was; symbolic knowledge gained inside goes with it."""
-        mark, symbols = self.builder.mark(), len(self.symbols)
+        mark, symbols = self.builder.mark(), self.symbols.mark()
         with self.builder.block():
             yield
         self.builder.reset(mark)
-        while len(self.symbols) > symbols:
-            self.symbols.popitem()
+        self.symbols.cut(symbols)
 
     def flush(self, ops: Sequence[Op]) -> None:
         for op in ops:
@@ -425,16 +445,3 @@ def to_number(value: Named) -> Number | None:
     if isinstance(value, Constant) and is_number(value.value):
         return Number(literal(value.value))
     return None
-
-
-__all__ = [
-    "BOOL",
-    "DType",
-    "Frame",
-    "NeedsConstant",
-    "NeedsRegion",
-    "Tracer",
-    "UnsupportedFeatureError",
-    "from_python",
-    "to_number",
-]

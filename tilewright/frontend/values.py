@@ -1,15 +1,17 @@
-"""What a name can stand for while a kernel is read: a constant, a scalar, a tensor, a block, a token."""
+"""What a name can stand for while a kernel is read: a constant, a scalar, a tensor, a block, a
+token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewright.dtypes import BOOL, FP32, INDEX, DType
 from tilewright.ir.nodes import Const, Operand, Value
 from tilewright.ir.ops.table import dims
-from tilewright.ir.types import ScalarType, TensorType, TileType
+from tilewright.ir.types import TensorType, TileType
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Number:
 
     @property
     def dtype(self) -> DType:
-        return self.operand.type.dtype  # type: ignore[union-attr]
+        return self.operand.type.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ class Overhang:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor in memory. `fresh` marks one that create_tensor made; `root` names the memory behind it."""
+    """A tensor in memory.
+
+    `fresh` marks one that create_tensor made; `root` names the memory behind it.
+    """
 
     value: Value
     root: str
@@ -65,7 +70,9 @@ class Tensor:
     def shape(self) -> tuple[int, ...]:
         if self.overhang is None:
             return self.type.shape
-        return tuple(n for axis, n in enumerate(self.overhang.shape) if axis not in self.overhang.drop)
+        return tuple(
+            n for axis, n in enumerate(self.overhang.shape) if axis not in self.overhang.drop
+        )
 
     @property
     def dtype(self) -> DType:
@@ -210,56 +217,10 @@ def renamed(value: Named, new: Callable[[Operand], Operand]) -> Named:
             assert isinstance(tile, Value)
             return Block(tile, valid)
         case Tensor(overhang=Overhang() as hang):
-            moved = replace(hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid)))
+            moved = replace(
+                hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid))
+            )
             return replace(value, overhang=moved)
         case Items():
             return Items(tuple(renamed(v, new) for v in value.values))
     return value
-
-
-@dataclass(slots=True)
-class Symbolic:
-    """`constant + sum(coefficient * atom)`: enough algebra to see that `(k + 1) * T - k * T` is T."""
-
-    constant: int = 0
-    terms: dict[Any, int] = field(default_factory=dict)
-
-    @property
-    def key(self) -> Any:
-        return (self.constant, frozenset(self.terms.items()))
-
-    def plus(self, other: Symbolic, sign: int = 1) -> Symbolic:
-        terms = dict(self.terms)
-        for atom, coefficient in other.terms.items():
-            terms[atom] = terms.get(atom, 0) + sign * coefficient
-        return Symbolic(self.constant + sign * other.constant, {a: c for a, c in terms.items() if c})
-
-    def times(self, factor: int) -> Symbolic:
-        if factor == 0:
-            return Symbolic()
-        return Symbolic(self.constant * factor, {a: c * factor for a, c in self.terms.items()})
-
-
-__all__ = [
-    "Binding",
-    "Block",
-    "Constant",
-    "Items",
-    "Method",
-    "Named",
-    "Nothing",
-    "Number",
-    "Overhang",
-    "ScalarType",
-    "Symbolic",
-    "Tensor",
-    "Token",
-    "describe",
-    "full_extents",
-    "is_number",
-    "literal",
-    "operands_of",
-    "renamed",
-    "same",
-    "with_valid",
-]

@@ -1,4 +1,6 @@
-"""Windows: views in orchestration, loads in regions, stores, and the bounds that can be seen while compiling."""
+"""Windows: views in orchestration, loads in regions, stores, and the bounds that can be seen while
+compiling.
+"""
 
 from __future__ import annotations
 
@@ -38,24 +40,39 @@ def read_window(
     overhangs: bool = False,
     hint: str | None = None,
 ) -> Tensor | Block:
-    """The window `shape` at `offsets` without the unit axes in `drop`: a view, a load or an extract.
+    """The window `shape` at `offsets` without the unit axes in `drop`: a view, a load or an
+    extract.
 
-    valid: how much of it exists; with `overhangs` the window may reach past the end, where the valid
+    valid: how much of it exists; with `overhangs` the window may reach past the end, where the
+    valid
     part stops (clamp=True).
     """
     if len(shape) != len(base.shape):
-        t.fail(InvalidOperationError, f"the window {dims(shape)} has rank {len(shape)}, {describe(base)} has rank "
-               f"{len(base.shape)}", node, notes=t.notes(node))  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"the window {dims(shape)} has rank {len(shape)}, {describe(base)} has rank "
+            f"{len(base.shape)}",
+            node,
+            notes=t.notes(node),
+        )
     for axis in drop:
         if shape[axis] != 1:
-            t.fail(InvalidOperationError, f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be "
-                   "dropped", node)  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped",
+                node,
+            )
     if overhangs:
-        room = [t.scalar("s.sub", Const(n, INDEX), o) for n, o in zip(base.shape, offsets, strict=True)]
+        room = [
+            t.scalar("s.sub", Const(n, INDEX), o) for n, o in zip(base.shape, offsets, strict=True)
+        ]
         inside = [clamp(t, r, 0, w) for r, w in zip(room, shape, strict=True)]
         valid = tuple(inside if valid is None else map(t.min, valid, inside))
         if isinstance(base, Tensor):
-            offsets = tuple(t.scalar("s.min", o, Const(n, INDEX)) for o, n in zip(offsets, base.shape, strict=True))
+            offsets = tuple(
+                t.scalar("s.min", o, Const(n, INDEX))
+                for o, n in zip(offsets, base.shape, strict=True)
+            )
     exists = valid if valid is not None else full_extents(shape)
     if valid is not None:
         check_valid(t, valid, shape, node)
@@ -69,7 +86,13 @@ def read_window(
     if not t.in_region:
         if valid is not None and valid != full_extents(shape):
             return replace(base, overhang=Overhang(offsets, shape, valid, drop), fresh=False)
-        view = t.emit("window", [base.value, *offsets], hint or (t.hint if t.hint != "v" else "view"), shape=shape, drop=drop or None)
+        view = t.emit(
+            "window",
+            [base.value, *offsets],
+            hint or (t.hint if t.hint != "v" else "view"),
+            shape=shape,
+            drop=drop or None,
+        )
         return Tensor(view, base.root)
     tile = t.emit("load", [base.value, *offsets, *exists], hint, shape=shape, drop=drop or None)
     return with_valid(tile, keep(exists, drop))
@@ -83,47 +106,77 @@ def check_valid(t: Tracer, valid: Operands, shape: Extents, node: ast.AST) -> No
     """Constant valid extents lie between 0 and the shape."""
     for axis, (v, n) in enumerate(zip(valid, shape, strict=True)):
         if isinstance(v, Const) and not 0 <= v.value <= n and not t.dead:
-            t.fail(InvalidOperationError, f"valid extent {v.value} on axis {axis} of a window {dims(shape)}", node,
-                   help=f"it lies between 0 and {n}")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"valid extent {v.value} on axis {axis} of a window {dims(shape)}",
+                node,
+                help=f"it lies between 0 and {n}",
+            )
 
 
-def check_bounds(t: Tracer, base: Tensor | Block, offsets: Operands, exists: Operands, node: ast.AST) -> None:
-    """Refuse a window whose constant offset and extent lie outside the tensor. Others are run-time checks."""
+def check_bounds(
+    t: Tracer, base: Tensor | Block, offsets: Operands, exists: Operands, node: ast.AST
+) -> None:
+    """Refuse a window whose constant offset and extent lie outside the tensor.
+
+    Others are run-time checks.
+    """
     if t.dead:
         return
     for axis, (o, w, n) in enumerate(zip(offsets, exists, base.shape, strict=True)):
         low = o.value if isinstance(o, Const) else None
         size = w.value if isinstance(w, Const) else None
         if low is not None and low < 0:
-            t.fail(InvalidOperationError, f"the window starts at {low} on axis {axis}", node,
-                   help="offsets count from the start, negative ones are not from the end",
-                   notes=t.notes(node))  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"the window starts at {low} on axis {axis}",
+                node,
+                help="offsets count from the start, negative ones are not from the end",
+                notes=t.notes(node),
+            )
         reach = (low or 0) + size if size is not None else (low or 0)
         if reach > n:
             start = low if low is not None else "…"
             end = reach if low is not None else f"… + {size}"
-            t.fail(InvalidOperationError,
-                   f"the window {start} : {end} on axis {axis} is outside {describe(base)}", node,
-                   help="take a smaller window, or pl.slice(…, valid_shape=…) for its existing part",
-                   notes=t.notes(node))  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"the window {start} : {end} on axis {axis} is outside {describe(base)}",
+                node,
+                help="take a smaller window, or pl.slice(…, valid_shape=…) for its existing part",
+                notes=t.notes(node),
+            )
 
 
-def _extract(t: Tracer, base: Block, shape: Extents, offsets: Operands, valid: Operands | None, drop: Extents,
-             hint: str | None) -> Block:  # fmt: skip
+def _extract(
+    t: Tracer,
+    base: Block,
+    shape: Extents,
+    offsets: Operands,
+    valid: Operands | None,
+    drop: Extents,
+    hint: str | None,
+) -> Block:
     t.need_region()
     inside = valid
     if base.valid is not None:
         left = [
-            clamp(t, t.scalar("s.sub", v, o), 0, w) for v, o, w in zip(base.valid, offsets, shape, strict=True)
+            clamp(t, t.scalar("s.sub", v, o), 0, w)
+            for v, o, w in zip(base.valid, offsets, shape, strict=True)
         ]
         inside = tuple(left) if valid is None else tuple(map(t.min, valid, left))
-    if shape == base.shape and not drop and all(isinstance(o, Const) and o.value == 0 for o in offsets):
+    if (
+        shape == base.shape
+        and not drop
+        and all(isinstance(o, Const) and o.value == 0 for o in offsets)
+    ):
         return with_valid(base.value, inside)
     tile = t.emit("extract", [base.value, *offsets], hint, shape=shape, drop=drop or None)
     return with_valid(tile, None if inside is None else keep(inside, drop))
 
 
-def _compose(t: Tracer, outer: Overhang, shape: Extents, offsets: Operands, exists: Operands, drop: Extents):
+def _compose(
+    t: Tracer, outer: Overhang, shape: Extents, offsets: Operands, exists: Operands, drop: Extents
+) -> tuple[Extents, Operands, Operands, Extents]:
     """A window of an overhanging window, in the axes of the tensor underneath."""
     full_shape, full_offsets, full_valid, full_drop = [], [], [], list(outer.drop)
     inner = iter(range(len(shape)))
@@ -150,8 +203,12 @@ def as_source(t: Tracer, value: Named, node: ast.AST, what: str) -> Block:
         return value
     if isinstance(value, Tensor):
         return load_whole(t, value)
-    t.fail(ParserTypeError, f"{what} takes a block or a tensor, got {describe(value)}", node,
-           help="pl.write(t, [i, j], s) stores one element, pl.full makes a block")  # fmt: skip
+    t.fail(
+        ParserTypeError,
+        f"{what} takes a block or a tensor, got {describe(value)}",
+        node,
+        help="pl.write(t, [i, j], s) stores one element, pl.full makes a block",
+    )
 
 
 def fit_rank(t: Tracer, source: Block, rank: int) -> Block:
@@ -183,7 +240,13 @@ def store_window(
     if target.overhang is not None:
         shape, offsets, exists, drop = _compose(t, target.overhang, shape, offsets, exists, drop)
     try:
-        t.builder.op("store", [source.value, base, *offsets, *exists], shape=shape, drop=drop or None, atomic=atomic)
+        t.builder.op(
+            "store",
+            [source.value, base, *offsets, *exists],
+            shape=shape,
+            drop=drop or None,
+            atomic=atomic,
+        )
     except RuleBroken as broken:
         t.fail(ParserTypeError, broken.message, node, broken.help, t.notes(node))
 
@@ -199,13 +262,26 @@ def write_window(
     drop: Extents = (),
     atomic: str | None = None,
 ) -> Tensor | Block:
-    """`target[window] = source`: a store into memory, a new block otherwise. Gives what the name means next."""
+    """`target[window] = source`: a store into memory, a new block otherwise.
+
+    Gives what the name means next.
+    """
     if len(shape) != len(target.shape):
-        t.fail(ParserTypeError, f"the window {dims(shape)} has rank {len(shape)}, {describe(target)} has rank "
-               f"{len(target.shape)}", node, notes=t.notes(node))  # fmt: skip
+        t.fail(
+            ParserTypeError,
+            f"the window {dims(shape)} has rank {len(shape)}, {describe(target)} has rank "
+            f"{len(target.shape)}",
+            node,
+            notes=t.notes(node),
+        )
     if source.dtype != target.dtype:
-        t.fail(ParserTypeError, f"cannot store {source.dtype} into {describe(target)}", node,
-               help=f'pl.cast(…, target_type=pl.{target.dtype}, mode="rint") first', notes=t.notes(node))  # fmt: skip
+        t.fail(
+            ParserTypeError,
+            f"cannot store {source.dtype} into {describe(target)}",
+            node,
+            help=f'pl.cast(…, target_type=pl.{target.dtype}, mode="rint") first',
+            notes=t.notes(node),
+        )
     source = fit_rank(t, source, len(shape) if drop == () else len(keep_axes(shape, drop)))
     if len(source.shape) == len(shape):
         drop = ()
@@ -217,14 +293,20 @@ def write_window(
     for axis in range(len(shape)):
         valid.append(Const(1, INDEX) if axis in drop else next(given))
     if isinstance(target, Tensor):
-        store_window(t, target, source, offsets, tuple(valid), node, shape=shape, drop=drop, atomic=atomic)
+        store_window(
+            t, target, source, offsets, tuple(valid), node, shape=shape, drop=drop, atomic=atomic
+        )
         return target
     t.need_region()
     if atomic:
-        t.fail(InvalidOperationError, "an atomic store needs a tensor in memory as its target", node)
+        t.fail(
+            InvalidOperationError, "an atomic store needs a tensor in memory as its target", node
+        )
     check_bounds(t, target, offsets, full_extents(shape), node)
     try:
-        tile = t.emit("insert", [target.value, source.value, *offsets, *valid], shape=shape, drop=drop or None)
+        tile = t.emit(
+            "insert", [target.value, source.value, *offsets, *valid], shape=shape, drop=drop or None
+        )
     except RuleBroken as broken:
         t.fail(ParserTypeError, broken.message, node, broken.help, t.notes(node))
     return Block(tile)
@@ -242,6 +324,13 @@ def _cut_to_valid(t: Tracer, source: Block, wanted: Extents, node: ast.AST) -> B
     what = "ranks differ" if len(wanted) != len(source.shape) else None
     if what is None:
         axis = next(a for a, (w, n) in enumerate(zip(wanted, source.shape, strict=True)) if w != n)
-        what = f"on axis {axis} the window expects {wanted[axis]}, the source has {source.shape[axis]}"
-    t.fail(ParserTypeError, f"the window is {dims(wanted)}, the source is {dims(source.shape)}: {what}", node,
-           help="slice both with the same extents", notes=t.notes(node))  # fmt: skip
+        what = (
+            f"on axis {axis} the window expects {wanted[axis]}, the source has {source.shape[axis]}"
+        )
+    t.fail(
+        ParserTypeError,
+        f"the window is {dims(wanted)}, the source is {dims(source.shape)}: {what}",
+        node,
+        help="slice both with the same extents",
+        notes=t.notes(node),
+    )

@@ -1,7 +1,8 @@
 """The golden harness: run a kernel on generated inputs and judge every output against a reference.
 
-Open `spec` for what an input is, `run` for the stages, `policies` and `comparators` for how an output is
-judged, `report` for what a judgement says, `replay` for frozen inputs, `guards` for poisoned outputs.
+Open `spec` for what an input is, `run` for the stages, `policies` and `comparators` for how an
+output is judged, `report` for what a judgement says, `replay` for frozen inputs, `guards` for
+poisoned outputs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Comparators of language.md 6.7 and 6.8: functions made by factories, one verdict and a message each.
+"""Comparators of language.md 6.7 and 6.8: factories of functions that give a verdict and a message.
 
 `cmp(actual, expected, *, actual_outputs, expected_outputs, inputs, rtol, atol) -> (ok, message)`
 """
@@ -44,11 +44,11 @@ def ratio_allclose(
     valid_axis: int = 0,
     zero_tail: bool = False,
 ) -> Comparator:
-    """Passes when at most round(max_error_ratio * numel) elements differ by more than atol + rtol * |e|.
+    """Passes when few elements, a share `max_error_ratio`, differ by more than atol + rtol * |e|.
 
-    FP32; NaN or Inf on either side fails. None takes the run's tolerance. With `valid_rows` only the
-    leading rows along `valid_axis` count, and with `zero_tail` the others must be zero in `actual`.
-    Raises ValueError for a ratio outside [0, 1].
+    FP32, round(share * numel) elements; NaN or Inf on either side fails. None takes the run's
+    tolerance. With `valid_rows` only the leading rows along `valid_axis` count, and with
+    `zero_tail` the others must be zero in `actual`. Raises ValueError for a ratio outside [0, 1].
     """
     _check_ratio("max_error_ratio", max_error_ratio)
     own_rtol, own_atol = rtol, atol
@@ -88,10 +88,10 @@ def ratio_reldiff(
 ) -> Comparator:
     """Passes when few elements are relatively far off, and none of them beyond `max_diff_hd`.
 
-    With d = |a - e|: r = d where d < diff_thd, else d / (max(|a|, |e|, 2**-14 / diff_thd) + 1e-9). At most
-    round(pct_thd * numel) elements may have r > diff_thd, and the worst of those must be below
-    `max_diff_hd`. `valid_rows` and the rest as in `ratio_allclose`. Raises ValueError for a threshold that
-    is not positive or a share outside [0, 1].
+    With d = |a - e|: r = d where d < diff_thd, else d / (max(|a|, |e|, 2**-14 / diff_thd) + 1e-9).
+    At most round(pct_thd * numel) elements may have r > diff_thd, and the worst of those must be
+    below `max_diff_hd`. `valid_rows` and the rest as in `ratio_allclose`. Raises ValueError for a
+    threshold that is not positive or a share outside [0, 1].
     """
     if not (diff_thd > 0 and max_diff_hd > 0):
         raise ValueError(f"diff_thd={diff_thd}, max_diff_hd={max_diff_hd}; wanted both above 0")
@@ -110,12 +110,18 @@ def ratio_reldiff(
         worst = relative[outside].max().item() if count else 0.0
         problems = []
         if count > threshold:
-            problems.append(f"{count}/{a.numel()} elements exceed {diff_thd:g}, at most {threshold} may")
+            problems.append(
+                f"{count}/{a.numel()} elements exceed {diff_thd:g}, at most {threshold} may"
+            )
         if count and worst >= max_diff_hd:
-            problems.append(f"the worst relative difference is {worst:g}, wanted below {max_diff_hd:g}")
+            problems.append(
+                f"the worst relative difference is {worst:g}, wanted below {max_diff_hd:g}"
+            )
         if not problems:
             return True, ""
-        return False, "\n".join(["; ".join(problems), *_worst_lines(relative, outside, a, e, max_show)])
+        return False, "\n".join(
+            ["; ".join(problems), *_worst_lines(relative, outside, a, e, max_show)]
+        )
 
     return ratio_reldiff
 
@@ -164,7 +170,7 @@ def error_distribution(
     always_pass: bool = True,
     echo: Callable[[str], None] = print,
 ) -> Comparator:
-    """Prints how the error is spread: relative L2, cosine, shares beyond `diff_thds`, quantiles of |a - e|.
+    """Prints the spread of |a - e|: relative L2, cosine, shares beyond `diff_thds`, quantiles.
 
     Passes; with `always_pass=False` a NaN or Inf in `actual` fails.
     """
@@ -178,7 +184,11 @@ def error_distribution(
         beyond = (f"> {t:g}: {(difference > t).double().mean().item():.3%}" for t in diff_thds)
         echo(f"    share {'   '.join(beyond)}")
         last = difference.numel() - 1
-        points = (f"{q:g}: {difference[round(q * last)].item():.3e}" for q in quantiles) if last >= 0 else ()
+        points = (
+            (f"{q:g}: {difference[round(q * last)].item():.3e}" for q in quantiles)
+            if last >= 0
+            else ()
+        )
         echo(f"    quantiles {'   '.join(points)}")
         if always_pass or bool(a.isfinite().all()):
             return True, ""

@@ -35,12 +35,16 @@ class Guarded:
         if not count:
             return ""
         at = int(changed.nonzero()[0])
-        place = f"{self.first - at} bytes before" if at < self.first else f"{at - self.first} bytes after"
+        place = (
+            f"{self.first - at} bytes before"
+            if at < self.first
+            else f"{at - self.first} bytes after"
+        )
         return f"{count} bytes outside were written, the first {place} its start"
 
 
 def guarded(like: Tensor) -> Guarded:
-    """An output shaped like `like`, its contents copied, inside guard zones that hold POISONS[0]."""
+    """An output like `like`, contents included, inside guard zones that hold POISONS[0]."""
     nbytes = like.numel() * like.element_size()
     memory = torch.full((nbytes + 2 * GUARD_BYTES + ALIGNMENT,), POISONS[0], dtype=torch.uint8)
     first = GUARD_BYTES + (-(memory.data_ptr() + GUARD_BYTES)) % ALIGNMENT

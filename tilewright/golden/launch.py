@@ -28,7 +28,9 @@ class Launch:
         strict: bool,
     ) -> None:
         self.fn, self.specs, self.snapshot = fn, specs, snapshot
-        self.options = {k: v for k, v in (("backend", backend), ("threads", threads)) if v is not None}
+        self.options = {
+            k: v for k, v in (("backend", backend), ("threads", threads)) if v is not None
+        }
         self.arguments = dict(values)
         self.guards: dict[str, Guarded] = {}
         self.found: list[str] = []
@@ -41,7 +43,9 @@ class Launch:
     def run(self, repeats: int) -> Bench:
         """The validated call, then `repeats` warm ones that must give the same bits."""
         first = self._call(POISONS[0])
-        self.outputs = {spec.name: self.arguments[spec.name].clone() for spec in outputs_of(self.specs)}
+        self.outputs = {
+            spec.name: self.arguments[spec.name].clone() for spec in outputs_of(self.specs)
+        }
         warm = []
         for number in range(1, repeats + 1):
             warm.append(self._call(POISONS[number % 2]))
@@ -53,9 +57,9 @@ class Launch:
         """What went wrong beside the values of the outputs."""
         if self.guards:
             for spec in self.specs:
-                if isinstance(spec, TensorSpec) and spec.role == "input":
-                    if not same_bits(self.arguments[spec.name], snapshot[spec.name]):
-                        self.found.append(f"'{spec.name}': the kernel wrote to this input")
+                read_only = isinstance(spec, TensorSpec) and spec.role == "input"
+                if read_only and not same_bits(self.arguments[spec.name], snapshot[spec.name]):
+                    self.found.append(f"'{spec.name}': the kernel wrote to this input")
         return list(dict.fromkeys(self.found))
 
     def _call(self, poison: int) -> float:
@@ -83,8 +87,8 @@ class Launch:
             if not same_bits(before, after):
                 changed = int((bytes_of(before) != bytes_of(after)).sum())
                 self.found.append(
-                    f"'{name}': {changed} bytes differ between two runs; an element is never written, "
-                    "or the kernel is not deterministic"
+                    f"'{name}': {changed} bytes differ between two runs; "
+                    "an element is never written, or the kernel is not deterministic"
                 )
 
 

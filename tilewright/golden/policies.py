@@ -1,4 +1,4 @@
-"""Comparison policies: an object that judges one output, with its reason in its name (style.md habit 13).
+"""Comparison policies: an object that judges one output, its reason in its name.
 
     CHECKS = {
         "qr": codes_within(step=1, changed=0.05),
@@ -28,8 +28,12 @@ class Case:
     actual: Mapping[str, Tensor]  # outputs as the kernel left them
     expected: Mapping[str, Tensor]  # outputs of the golden
     values: Mapping[str, Any]  # inputs by name, scalars as Python numbers
-    reports: dict[str, OutputReport] = field(default_factory=dict)  # verdicts so far, in order of judging
-    memo: dict[str, Any] = field(default_factory=dict)  # work that several policies of one run share
+    reports: dict[str, OutputReport] = field(
+        default_factory=dict
+    )  # verdicts so far, in order of judging
+    memo: dict[str, Any] = field(
+        default_factory=dict
+    )  # work that several policies of one run share
 
 
 Derive = Callable[[Case], tuple[Tensor, str]]
@@ -40,7 +44,8 @@ class Policy(ABC):
     """A way to judge one output.
 
     needs:  outputs that are judged before this one.
-    derive: computes what is expected, with a remark for the report ("" for none); None takes the golden's.
+    derive: computes what is expected, with a remark for the report ("" for none); None takes the
+    golden's.
     """
 
     needs: tuple[str, ...] = field(default=(), kw_only=True)
@@ -49,8 +54,9 @@ class Policy(ABC):
     def given(self, *needs: str, derive: Derive) -> Policy:
         """The same policy, with the expected values computed by `derive(case)`.
 
-        With `needs`, from outputs as emitted, once those have passed their own policies. If one of them
-        failed, the golden's own values are expected: a wrong output must not vouch for another.
+        With `needs`, from outputs as emitted, once those have passed their own policies. If one of
+        them failed, the golden's own values are expected: a wrong output must not vouch for
+        another.
         """
         return replace(self, needs=needs, derive=derive)
 
@@ -64,7 +70,13 @@ class Policy(ABC):
             wanted = f"{tuple(expected.shape)} {expected.dtype}"
             message = f"'{name}' is {found}, wanted {wanted}"
             return OutputReport(
-                name, False, self.label, tuple(actual.shape), actual.dtype, notes=notes, message=message
+                name,
+                False,
+                self.label,
+                tuple(actual.shape),
+                actual.dtype,
+                notes=notes,
+                message=message,
             )
         ratio = self.ratio(actual, expected)
         outside = ratio > 1
@@ -91,7 +103,9 @@ class Policy(ABC):
             return case.expected[name], ""
         failed = [need for need in self.needs if not case.reports[need].passed]
         if failed:
-            return case.expected[name], f"judged from the golden's {', '.join(failed)}: those emitted failed"
+            return case.expected[
+                name
+            ], f"judged from the golden's {', '.join(failed)}: those emitted failed"
         return self.derive(case)
 
     @abstractmethod
@@ -120,15 +134,15 @@ class Close(Policy):
 
     @property
     def label(self) -> str:
-        return f"close rtol={self.rtol:g} atol={self.atol:g}"
+        return f"close rtol={self.rtol:.3g} atol={self.atol:.3g}"
 
 
 @dataclass(frozen=True)
 class CodesWithin(Policy):
-    """Integer codes: none further than `step` apart, at most a share `changed` of them different at all.
+    """Integer codes: none more than `step` apart, at most a share `changed` of them moved at all.
 
-    A value on a rounding boundary may move by one code; a wrong rounding mode moves half of them by one,
-    which is what `changed` catches.
+    A value on a rounding boundary may move by one code; a wrong rounding mode moves half of them by
+    one, which is what `changed` catches.
     """
 
     step: int

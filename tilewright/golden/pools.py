@@ -23,9 +23,10 @@ def mapped_pool_ratio_allclose(
 ) -> Comparator:
     """For a pool [blocks, block_size, ...] whose rows are named by the input `mapping_name`.
 
-    The mapping holds one row number per token, -1 for none; other negatives, numbers past the pool and
-    duplicates fail. Named rows are compared as by `ratio_allclose`; all others must be bit-equal to the
-    expected ones. With `leading_rank_axis` both tensors carry a first axis of ranks, each its own pool.
+    The mapping holds one row number per token, -1 for none; other negatives, numbers past the pool
+    and duplicates fail. Named rows are compared as by `ratio_allclose`; all others must be
+    bit-equal to the expected ones. With `leading_rank_axis` both tensors carry a first axis of
+    ranks, each its own pool.
     """
     compare = ratio_allclose(atol, rtol, max_error_ratio)
 
@@ -46,7 +47,10 @@ def mapped_pool_ratio_allclose(
         mapping = inputs[mapping_name].reshape(tuple(mapping_shape))
         lead = 1 if leading_rank_axis else 0
         if actual.dim() < 2 + lead or actual.shape[lead + 1] != block_size:
-            return False, f"{pool_name} has shape {tuple(actual.shape)}, wanted blocks of {block_size} rows"
+            return (
+                False,
+                f"{pool_name} has shape {tuple(actual.shape)}, wanted blocks of {block_size} rows",
+            )
         ranks, count = (actual.shape[0] if lead else 1), actual.shape[lead] * block_size
         per_rank = zip(
             mapping.reshape(ranks, -1).long(),

@@ -15,11 +15,13 @@ class Worst:
     index: tuple[int, ...]
     actual: float
     expected: float
-    ratio: float  # error over allowance: 1 is just inside; inf for a NaN or where nothing is allowed
+    ratio: (
+        float  # error over allowance: 1 is just inside; inf for a NaN or where nothing is allowed
+    )
 
     def __str__(self) -> str:
         at = ", ".join(map(str, self.index))
-        return f"[{at}] {self.actual:.6g}, wanted {self.expected:.6g} ({self.ratio:.2f} of tolerance)"
+        return f"[{at}] {self.actual:.6g} for {self.expected:.6g}, {self.ratio:.2f} tol"
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,17 @@ DEFAULT = "allclose"  # the policy that goes without saying
 def excess(actual: Tensor, expected: Tensor, rtol: float, atol: float) -> Tensor:
     """|actual - expected| / (atol + rtol * |expected|), element by element; over 1 is outside.
 
-    FP64, so that the sum of tolerances is not itself rounded. NaN anywhere is infinitely far off; equal
-    values, infinities too, are 0; where nothing is allowed any difference is infinite.
+    FP64, so that the sum of tolerances is not itself rounded. NaN anywhere is infinitely far off;
+    equal values, infinities too, are 0; where nothing is allowed any difference is infinite.
     """
     a, e = actual.to(torch.float64), expected.to(torch.float64)
     allowed = atol + rtol * e.abs()
     error = (a - e).abs()
     ratio = torch.where(allowed > 0, error / allowed, torch.full_like(error, torch.inf))
     ratio = torch.where(a == e, torch.zeros_like(ratio), ratio)
-    unlike = a.isinf() | e.isinf()  # inf / inf above is NaN or, with a finite partner, no measure at all
+    unlike = (
+        a.isinf() | e.isinf()
+    )  # inf / inf above is NaN or, with a finite partner, no measure at all
     ratio = torch.where(unlike & (a != e), torch.full_like(ratio, torch.inf), ratio)
     return ratio.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
@@ -78,9 +82,15 @@ def worst_of(ratio: Tensor, actual: Tensor, expected: Tensor) -> Worst | None:
     if ratio.numel() == 0:
         return None
     flat = int(ratio.flatten().argmax())
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), ratio.shape))
+    index, rest = [], flat
+    for extent in reversed(ratio.shape):
+        rest, i = divmod(rest, extent)
+        index.append(i)
     return Worst(
-        index, actual.flatten()[flat].item(), expected.flatten()[flat].item(), ratio.flatten()[flat].item()
+        tuple(reversed(index)),
+        actual.flatten()[flat].item(),
+        expected.flatten()[flat].item(),
+        ratio.flatten()[flat].item(),
     )
 
 

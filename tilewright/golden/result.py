@@ -26,8 +26,8 @@ class Bench:
 class RunResult:
     """The outcome of `run` or `run_jit`.
 
-    A mismatch, missing replay files and a bad pair of options are reported here; what the compiler or the
-    kernel raises is raised. Without a golden nothing is compared and `outputs` is empty.
+    A mismatch, missing replay files and a bad pair of options are reported here; what the compiler
+    or the kernel raises is raised. Without a golden nothing is compared and `outputs` is empty.
     """
 
     passed: bool

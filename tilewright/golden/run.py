@@ -27,14 +27,33 @@ from tilewright.golden.validate import Judge, error_of, judge_outputs
 Golden = Callable[[dict[str, Any]], Any]
 Echo = Callable[[str], None]
 
-# Settings of the original system: accepted as labels, without effect on a CPU. `backend` and `threads`
-# are ours; `log_level` "quiet" prints nothing.
+# Settings of the original system: accepted as labels, without effect on a CPU. `backend` and
+# `threads` are ours; `log_level` "quiet" prints nothing.
 COMPILE_KEYS = frozenset(
-    "backend_type dump_passes output_dir platform profiling skip_ptoas strategy verification_level".split()
+    {
+        "backend_type",
+        "dump_passes",
+        "output_dir",
+        "platform",
+        "profiling",
+        "skip_ptoas",
+        "strategy",
+        "verification_level",
+    }
 )
 RUNTIME_KEYS = frozenset(
-    "platform device_id enable_l2_swimlane enable_chip_swimlane enable_dump_tensor enable_pmu enable_dep_gen "
-    "log_level backend threads".split()
+    {
+        "backend",
+        "device_id",
+        "enable_chip_swimlane",
+        "enable_dep_gen",
+        "enable_dump_tensor",
+        "enable_l2_swimlane",
+        "enable_pmu",
+        "log_level",
+        "platform",
+        "threads",
+    }
 )
 
 
@@ -59,17 +78,18 @@ def run_jit(
 ) -> RunResult:
     """Run the `@pl.jit` kernel `fn` on tensors made from `specs` and judge its outputs.
 
-    golden_fn(values) fills the outputs among `values` in place; golden_data is a folder of an earlier run
-    and wins over it. compare_fn maps an output to a comparator or a policy; others are compared by
-    `torch.allclose` with rtol and atol. `runtime_dir` names a finished build: the compile stage is skipped.
+    golden_fn(values) fills the outputs among `values` in place; golden_data is a folder of an
+    earlier run and wins over it. compare_fn maps an output to a comparator or a policy; others are
+    compared by `torch.allclose` with rtol and atol. `runtime_dir` names a finished build: the
+    compile stage is skipped.
 
-    Ours: `seed` for Torch's generator, printed (None leaves it alone); `save_data` writes inputs and golden
-    below `work_dir`; `strict` poisons the outputs, guards the memory around them and fails a kernel that
-    writes to an input; `repeats` warm calls are timed (the knob PYPTO_BENCH asks for some as well), and must
-    give the same bits as the first.
+    Ours: `seed` for Torch's generator, printed (None leaves it alone); `save_data` writes inputs
+    and golden below `work_dir`; `strict` poisons the outputs, guards the memory around them and
+    fails a kernel that writes to an input; `repeats` warm calls are timed (the knob PYPTO_BENCH
+    asks for some as well), and must give the same bits as the first.
 
-    Raises TypeError for an unknown key in compile_cfg or runtime_cfg, ValueError for specs or comparators
-    that do not fit together, and whatever the compiler or the kernel raises.
+    Raises TypeError for an unknown key in compile_cfg or runtime_cfg, ValueError for specs or
+    comparators that do not fit together, and whatever the compiler or the kernel raises.
     """
     settings = _settings(compile_cfg, runtime_cfg)
     check_names(specs)
@@ -101,15 +121,22 @@ def run_jit(
             started = time.perf_counter()
             golden = _compute(golden_fn, specs, frozen)
             golden_seconds = time.perf_counter() - started
-    folder = _saved(fn, specs, snapshot, golden, work_dir) if save_data and golden_data is None else None
+    folder = (
+        _saved(fn, specs, snapshot, golden, work_dir) if save_data and golden_data is None else None
+    )
 
     with stages("runtime"):
         launch = Launch(fn, specs, frozen, snapshot, backend, threads, strict)
         bench = launch.run(repeats or knobs.bench_rounds())
     problems = launch.problems(snapshot)
     result = RunResult(
-        True, work_dir=folder, seed=seed, compile_seconds=compile_seconds, golden_seconds=golden_seconds, bench=bench
-    )  # fmt: skip
+        True,
+        work_dir=folder,
+        seed=seed,
+        compile_seconds=compile_seconds,
+        golden_seconds=golden_seconds,
+        bench=bench,
+    )
     if golden is None:
         stages.say("  validation skipped: there is no golden_fn and no golden_data")
         return stages.passed(_failed(result, None, problems))
@@ -118,7 +145,9 @@ def run_jit(
         case = Case(launch.outputs, golden, values)
         reports = judge_outputs(case, rtol, atol, compare_fn)
         _tell(reports, stages)
-    return stages.passed(_failed(replace(result, outputs=tuple(reports)), error_of(reports), problems))
+    return stages.passed(
+        _failed(replace(result, outputs=tuple(reports)), error_of(reports), problems)
+    )
 
 
 def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunResult:
@@ -157,7 +186,7 @@ class _Stages:
         self.say(f"{name} done ({time.perf_counter() - started:.2f}s)")
 
     def passed(self, result: RunResult) -> RunResult:
-        """`result` with the time of all stages; a pass is announced, a failure left to the caller."""
+        """`result` with the time of all stages; a pass is announced, a failure is the caller's."""
         seconds = time.perf_counter() - self.started
         if result.passed:
             self.say(f"PASS ({seconds:.2f}s)")
@@ -179,9 +208,11 @@ def _settings(
 
 
 def _compile(fn: Any, specs: Sequence[Spec], backend: str | None) -> float:
-    """Specialise for empty tensors of the specified shapes, so that the real call hits the cache."""
+    """Specialise for tensors like those specified, so that the real call hits the cache."""
     empty = [
-        s.to_python() if isinstance(s, ScalarSpec) else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
+        s.to_python()
+        if isinstance(s, ScalarSpec)
+        else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
         for s in specs
     ]
     started = time.perf_counter()
@@ -207,13 +238,17 @@ def _values(
     values: dict[str, Any] = {}
     for spec in specs:
         if isinstance(spec, ScalarSpec):
-            values[spec.name] = stored[spec.name].item() if spec.name in stored else spec.to_python()
+            values[spec.name] = (
+                stored[spec.name].item() if spec.name in stored else spec.to_python()
+            )
         else:
             values[spec.name] = stored[spec.name] if spec.name in stored else spec.create_tensor()
     return values, golden
 
 
-def _compute(golden_fn: Golden, specs: Sequence[Spec], values: Mapping[str, Any]) -> dict[str, Tensor]:
+def _compute(
+    golden_fn: Golden, specs: Sequence[Spec], values: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """The golden's outputs, from copies of every argument."""
     copies = {n: v.clone() if isinstance(v, Tensor) else v for n, v in values.items()}
     threads, before = knobs.golden_threads(), torch.get_num_threads()
@@ -253,6 +288,6 @@ def _tell(reports: Sequence[OutputReport], stages: _Stages) -> None:
 
 
 def _failed(result: RunResult, error: str | None, problems: Sequence[str]) -> RunResult:
-    """`result`, failed with the mismatch and everything else that went wrong; itself when nothing did."""
+    """`result`, failed with the mismatch and whatever else went wrong; itself when nothing did."""
     errors = [*([error] if error else []), *problems]
     return replace(result, passed=False, error="\n".join(errors)) if errors else result

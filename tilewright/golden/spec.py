@@ -21,7 +21,7 @@ SCALAR_DTYPES = (torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool, 
 
 @dataclass
 class TensorSpec:
-    """A tensor argument. `init_value`: None (zeros), a number, a tensor, a Torch factory or a callable."""
+    """A tensor argument; `init_value` is None (zeros), a number, a tensor or a callable."""
 
     name: str
     shape: Sequence[int]
@@ -40,12 +40,14 @@ class TensorSpec:
     def create_tensor(self) -> Tensor:
         """The tensor that the kernel gets, [shape] of `dtype`.
 
-        Raises TypeError for an `init_value` of another kind, ValueError for a tensor of another shape.
+        Raises TypeError for an `init_value` of another kind, ValueError for a tensor of another
+        shape.
         """
         tensor = self._create()
         if tuple(tensor.shape) != tuple(self.shape):
             raise ValueError(
-                f"init_value of {self.name!r} has shape {tuple(tensor.shape)}, wanted {tuple(self.shape)}"
+                f"init_value of {self.name!r} has shape {tuple(tensor.shape)}, "
+                f"wanted {tuple(self.shape)}"
             )
         return tensor
 
@@ -58,7 +60,7 @@ class TensorSpec:
         if isinstance(init, Tensor):
             return init.to(self.dtype)
         if any(init is factory for factory in _FACTORIES):
-            return init(shape, dtype=self.dtype)
+            return torch.as_tensor(init(shape, dtype=self.dtype))
         if callable(init):
             return torch.as_tensor(init(), dtype=self.dtype)
         raise TypeError(
@@ -70,8 +72,8 @@ class TensorSpec:
 class ScalarSpec:
     """A scalar argument, kept as a 0-d tensor: the value is rounded to its dtype once, here.
 
-    Raises ValueError for a dtype outside SCALAR_DTYPES or a value outside its range, TypeError for a
-    value of another kind (a bool is no integer).
+    Raises ValueError for a dtype outside SCALAR_DTYPES or a value outside its range, TypeError for
+    a value of another kind (a bool is no integer).
     """
 
     def __init__(self, name: str, dtype: torch.dtype, value: int | float | bool | Tensor) -> None:
@@ -93,8 +95,8 @@ class ScalarSpec:
         if isinstance(value, Tensor):
             if value.dim() != 0 or value.dtype != self.dtype:
                 raise TypeError(
-                    f"scalar {self.name!r} is a tensor of {value.dtype} with {value.dim()} dimensions; "
-                    f"wanted a 0-d tensor of {self.dtype}"
+                    f"scalar {self.name!r} is a tensor of {value.dtype} "
+                    f"with {value.dim()} dimensions; wanted a 0-d tensor of {self.dtype}"
                 )
             return value
         if self.dtype == torch.bool:
@@ -110,7 +112,9 @@ class ScalarSpec:
         if self.dtype in _INTEGERS:
             info = torch.iinfo(self.dtype)
             if not info.min <= value <= info.max:
-                raise ValueError(f"scalar {self.name!r} is {value}, wanted {info.min} to {info.max}")
+                raise ValueError(
+                    f"scalar {self.name!r} is {value}, wanted {info.min} to {info.max}"
+                )
         return torch.tensor(value, dtype=self.dtype)
 
 

@@ -69,7 +69,9 @@ def _in_order(case: Case, judges: Mapping[str, Judge]) -> list[str]:
     while waiting:
         ready = [n for n in waiting if all(need in done for need in _needs(judges.get(n)))]
         if not ready:
-            raise ValueError(f"policies of {waiting} need each other, or an output that does not exist")
+            raise ValueError(
+                f"policies of {waiting} need each other, or an output that does not exist"
+            )
         done += ready
         waiting = [n for n in waiting if n not in ready]
     return done
@@ -98,7 +100,7 @@ def _compare(
             rtol=rtol,
             atol=atol,
         )
-        label = getattr(compare, "__name__", type(compare).__name__)
+        label = str(getattr(compare, "__name__", type(compare).__name__))
         text = "" if passed else f"'{name}': {message}"
         return OutputReport(name, passed, label, shape, dtype, None, worst, (), text)
     if ratio is None:

@@ -57,6 +57,12 @@ def pack(call: Call, b: Array, k: int, n: int) -> Array:
     return out
 
 
+@meaning("panel_window")
+def panel_window(call: Call, panel: Array, k0: int, n0: int) -> Array:
+    """Rows and columns of the matrix that the panel holds."""
+    return panel[k0 : k0 + call.attr("k"), n0 : n0 + call.attr("n")]
+
+
 @meaning("matmul_packed")
 def matmul_packed(call: Call, a: Array, panel: Array, m: int) -> Array:
     """The first m rows of a @ panel; the other rows are unspecified."""

@@ -80,7 +80,8 @@ class Block:
     ops: tuple[Op, ...] = ()
 
 
-Direction = Literal["in", "out", "inout"]
+# "frozen": an input whose contents stay the same from call to call (Kernel.bind)
+Direction = Literal["in", "out", "inout", "frozen"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class _Parser(Reader):
         return Function(name, tuple(params), body, span)
 
     def param(self) -> Param:
-        direction = self.take().text if self.next.text in ("out", "inout") else "in"
+        direction = self.take().text if self.next.text in ("out", "inout", "frozen") else "in"
         value = self.definition(self.value_name(), self.annotation())
         return Param(value, direction, self.span())  # type: ignore[arg-type]
 

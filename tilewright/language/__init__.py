@@ -1,6 +1,7 @@
 """What a kernel may say: `import tilewright.language as pl`.
 
-Signatures, shapes and documentation only. What the words mean stands in the interpreter, how they are
+Signatures, shapes and documentation only. What the words mean stands in the interpreter, how they
+are
 compiled in the code generator; all floors meet by operator name.
 """
 
@@ -128,18 +129,19 @@ from tilewright.language.types import (
 )
 
 __all__ = [
-    "BF16", "BOOL", "FP16", "FP32", "INDEX", "INT8", "INT16", "INT32", "INT64", "TASK_ID", "UINT8", "UINT16",
-    "UINT32", "UINT64", "AtomicType", "InOut", "Kernel", "Level", "MemorySpace", "Out", "PadValue", "Scalar",
-    "SplitMode", "Tensor", "TensorLayout", "Tile", "abs", "add", "arange", "assemble", "at", "auto_chunk",
-    "auto_incore", "batch_matmul", "cast", "chunked_loop_optimizer", "cluster", "cmp", "cmps", "col_expand",
-    "col_expand_add", "col_expand_div", "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max",
+    "BF16", "BOOL", "FP16", "FP32", "INDEX", "INT8", "INT16", "INT32", "INT64", "TASK_ID",
+    "UINT8", "UINT16", "UINT32", "UINT64", "AtomicType", "InOut", "Kernel", "Level",
+    "MemorySpace", "Out", "PadValue", "Scalar", "SplitMode", "Tensor", "TensorLayout", "Tile",
+    "abs", "add", "arange", "assemble", "at", "auto_chunk", "auto_incore", "batch_matmul", "cast",
+    "chunked_loop_optimizer", "cluster", "cmp", "cmps", "col_expand", "col_expand_add",
+    "col_expand_div", "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max",
     "col_min", "col_sum", "concat", "const", "cos", "create_l1", "create_tensor", "create_tile",
-    "cross_core_slot", "dim", "div", "dynamic", "exp", "expand_clone", "expands", "fillpad", "full",
-    "gather", "gather_row", "gemv", "gemv_acc", "gemv_bias", "incore", "jit", "load", "log", "manual_scope",
-    "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "min", "minimum", "move", "mul", "neg",
-    "no_dep", "parallel", "pipeline", "range", "read", "recip", "relu", "reshape", "row_expand",
-    "row_expand_add", "row_expand_div", "row_expand_expdif", "row_expand_mul", "row_expand_sub", "row_max",
-    "row_min", "row_sum", "rsqrt", "scatter", "scope", "sel", "set_validshape", "sin", "slice", "split",
-    "spmd", "sqrt", "static_assert", "static_print", "store", "sub", "tensor", "tile", "transpose",
-    "unroll", "write", "yield_",
+    "cross_core_slot", "dim", "div", "dynamic", "exp", "expand_clone", "expands", "fillpad",
+    "full", "gather", "gather_row", "gemv", "gemv_acc", "gemv_bias", "incore", "jit", "load",
+    "log", "manual_scope", "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "min",
+    "minimum", "move", "mul", "neg", "no_dep", "parallel", "pipeline", "range", "read", "recip",
+    "relu", "reshape", "row_expand", "row_expand_add", "row_expand_div", "row_expand_expdif",
+    "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "scatter",
+    "scope", "sel", "set_validshape", "sin", "slice", "split", "spmd", "sqrt", "static_assert",
+    "static_print", "store", "sub", "tensor", "tile", "transpose", "unroll", "write", "yield_",
 ]  # fmt: skip

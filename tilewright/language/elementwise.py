@@ -1,5 +1,7 @@
-"""Element-wise operators. Same dtype in, same dtype out; two dtypes promote (float over integer, wide over
-narrow); a scalar takes the block's dtype. 16-bit floats compute in FP32 and round once to nearest even.
+"""Element-wise operators. Same dtype in, same dtype out; two dtypes promote (float over integer,
+wide over
+narrow); a scalar takes the block's dtype. 16-bit floats compute in FP32 and round once to nearest
+even.
 """
 
 from __future__ import annotations
@@ -24,17 +26,26 @@ def mul(lhs, rhs):
 
 @operator()
 def div(lhs, rhs):
-    """lhs / rhs, the IEEE quotient; integers truncate. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+    """lhs / rhs, the IEEE quotient.
+
+    Integers truncate. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar.
+    """
 
 
 @operator()
 def maximum(lhs, rhs):
-    """The larger of each pair; NaN if either is NaN. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+    """The larger of each pair.
+
+    NaN if either is NaN. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar.
+    """
 
 
 @operator()
 def minimum(lhs, rhs):
-    """The smaller of each pair; NaN if either is NaN. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+    """The smaller of each pair.
+
+    NaN if either is NaN. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar.
+    """
 
 
 @operator()
@@ -154,12 +165,18 @@ def expands(target, value):
 
 @operator()
 def expand_clone(src, target):
-    """src broadcast to target's shape; when target is a tensor in memory the result is stored there."""
+    """src broadcast to target's shape.
+
+    When target is a tensor in memory the result is stored there.
+    """
 
 
 @operator()
 def cmp(lhs, rhs, cmp_type):
-    """1 where the relation holds, else 0, in the promoted dtype. cmp_type: 0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge."""
+    """1 where the relation holds, else 0, in the promoted dtype.
+
+    cmp_type: 0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge.
+    """
 
 
 @operator()

@@ -1,4 +1,7 @@
-"""`pl.jit` and its siblings: a Python function becomes a Kernel. Compiling and running are `tilewright.jit`'s."""
+"""`pl.jit` and its siblings: a Python function becomes a Kernel.
+
+Compiling and running are `tilewright.jit`'s.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,17 @@ def register_launcher(launcher: Launcher) -> None:
 
 def _launcher() -> Launcher:
     if not _launchers:
-        raise KernelError("nothing here can run a kernel", help="import tilewright before calling it")
+        raise KernelError(
+            "nothing here can run a kernel", help="import tilewright before calling it"
+        )
     return _launchers[0]
 
 
 class Kernel:
     """A function written in the language, and what kind of function it is.
 
-    kind: 'entry' is called from Python; 'inline', 'opaque' and 'incore' from other kernels ('incore'
+    kind: 'entry' is called from Python; 'inline', 'opaque' and 'incore' from other kernels
+    ('incore'
     bodies are one region). Raises UnsupportedFeatureError when the source cannot be read.
     """
 
@@ -71,8 +77,8 @@ class Kernel:
         code = function.__code__
         if not linecache.getlines(code.co_filename, function.__globals__):
             raise UnsupportedFeatureError(
-                f"the source of {function.__name__!r} cannot be read (it comes from {code.co_filename})",
-                help="write the kernel in a file; one typed at a prompt or built by exec has no source",
+                f"the source of {function.__name__!r} cannot be read: it is in {code.co_filename}",
+                help="write the kernel in a file; a prompt and exec leave no source",
             )
 
     def __repr__(self) -> str:

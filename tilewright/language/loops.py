@@ -72,18 +72,44 @@ def pipeline(*bounds, stage, init_values=()):
 
 @operator()
 def unroll(*bounds):
-    """As pl.range with constant bounds; the body is repeated, the variable a constant in each copy."""
+    """As pl.range with constant bounds.
+
+    The body is repeated, the variable a constant in each copy.
+    """
 
 
 @operator()
-def spmd(n, *, name_hint=None, optimizations=(), sync_start=False, deps=(), no_dep_args=(),
-         allow_early_resolve=False, predicate=None):
-    """`for i in pl.spmd(n)`: n independent blocks, the body one region each. Also `with pl.spmd(n):`."""
+def spmd(
+    n,
+    *,
+    name_hint=None,
+    optimizations=(),
+    sync_start=False,
+    deps=(),
+    no_dep_args=(),
+    allow_early_resolve=False,
+    predicate=None,
+):
+    """`for i in pl.spmd(n)`: n independent blocks, the body one region each.
+
+    Also `with pl.spmd(n):`.
+    """
 
 
 @operator()
-def at(*, level, name_hint=None, role=None, optimizations=(), optimization=None, split=None, deps=(),
-       no_dep_args=(), allow_early_resolve=False, predicate=None):
+def at(
+    *,
+    level,
+    name_hint=None,
+    role=None,
+    optimizations=(),
+    optimization=None,
+    split=None,
+    deps=(),
+    no_dep_args=(),
+    allow_early_resolve=False,
+    predicate=None,
+):
     """`with pl.at(level=pl.Level.CORE_GROUP, name_hint="norm"):` marks a compute region.
 
     A task with a false `predicate` is skipped. The other options are hints.
@@ -117,7 +143,7 @@ def scope(*, mode=None):
 
 @operator("yield_")
 def yield_(*values):
-    """Last statement of a body with `init_values`, or of both arms of an `if`: name what goes on."""
+    """Last in a body with `init_values`, or in both arms of an `if`: name what goes on."""
 
 
 @operator()

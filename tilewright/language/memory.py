@@ -8,7 +8,10 @@ from tilewright.language.types import AtomicType, MemorySpace, PadValue, TensorL
 
 @operator()
 def create_tensor(shape, dtype, layout=TensorLayout.ND, manual_dep=False, init_value=None):
-    """In orchestration a fresh tensor in memory, in a region a fresh block; zeros, or init_value."""
+    """In orchestration a fresh tensor in memory, in a region a fresh block.
+
+    Zeros, or init_value.
+    """
 
 
 @operator()
@@ -28,12 +31,16 @@ def full(shape, dtype, value):
 
 @operator()
 def arange(start, shape, dtype=None, descending=False):
-    """start + j (start - j) along the last axis; leading extents 1; INT16, INT32, UINT16 or UINT32."""
+    """start + j (start - j) along the last axis.
+
+    Leading extents 1; INT16, INT32, UINT16 or UINT32.
+    """
 
 
 @operator()
 def slice(t, shape, offset, valid_shape=None, drop_dims=None, pad_value=None, clamp=False):
-    """A window of t: a view in orchestration, a copy in a region. valid_shape: how much of it exists.
+    """A window of t: a view in orchestration, a copy in a region. valid_shape: how much of it
+    exists.
 
     With valid_shape, the shape may reach past the end of t as long as the valid part does not; with
     clamp=True the valid part ends where t does. drop_dims lists axes of extent 1 to leave out.
@@ -42,12 +49,23 @@ def slice(t, shape, offset, valid_shape=None, drop_dims=None, pad_value=None, cl
 
 @operator()
 def assemble(target, source, offset, *, atomic=AtomicType.None_):
-    """source put into target at offset; into memory in place, into a block as a new block. Returns target."""
+    """source put into target at offset.
+
+    Into memory in place, into a block as a new block. Returns target.
+    """
 
 
 @operator()
-def load(t, offsets, shapes, valid_shapes=None, target_memory=MemorySpace.Vec, transpose=False,
-         valid_shape=None, clamp=False):
+def load(
+    t,
+    offsets,
+    shapes,
+    valid_shapes=None,
+    target_memory=MemorySpace.Vec,
+    transpose=False,
+    valid_shape=None,
+    clamp=False,
+):
     """A window of a tensor as a block; transpose=True swaps the last two axes of the result."""
 
 

@@ -54,11 +54,11 @@ from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_m
 from tilewright.language.shape import concat, dim, gather, reshape, scatter, transpose
 
 __all__ = [
-    "abs", "add", "adds", "arange", "assemble", "cast", "ci", "cmp", "col_expand", "col_expand_add",
-    "col_expand_div", "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum", "concat", "cos",
-    "create", "dim", "div", "divs", "exp", "expand_clone", "expands", "fillpad", "full", "gather", "log",
-    "matmul", "matmul_acc", "maximum", "minimum", "mul", "muls", "neg", "read", "recip", "reshape",
-    "row_expand", "row_expand_add", "row_expand_div", "row_expand_mul", "row_expand_sub", "row_max",
-    "row_min", "row_sum", "rsqrt", "scatter", "set_validshape", "sin", "slice", "sqrt", "sub", "subs",
-    "transpose", "write",
+    "abs", "add", "adds", "arange", "assemble", "cast", "ci", "cmp", "col_expand",
+    "col_expand_add", "col_expand_div", "col_expand_mul", "col_expand_sub", "col_max", "col_min",
+    "col_sum", "concat", "cos", "create", "dim", "div", "divs", "exp", "expand_clone", "expands",
+    "fillpad", "full", "gather", "log", "matmul", "matmul_acc", "maximum", "minimum", "mul",
+    "muls", "neg", "read", "recip", "reshape", "row_expand", "row_expand_add", "row_expand_div",
+    "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "scatter",
+    "set_validshape", "sin", "slice", "sqrt", "sub", "subs", "transpose", "write",
 ]  # fmt: skip

@@ -82,12 +82,13 @@ from tilewright.language.shape import gather_flat as gather
 from tilewright.language.types import MaskPattern
 
 __all__ = [
-    "MaskPattern", "abs", "add", "adds", "arange", "assemble", "batch_matmul", "cast", "ci", "cmp", "cmps",
-    "col_expand", "col_expand_add", "col_expand_div", "col_expand_mul", "col_expand_sub", "col_max",
-    "col_min", "col_sum", "concat", "cos", "create", "div", "divs", "exp", "expands", "extract", "fillpad",
-    "full", "gather", "gather_mask", "gemv", "gemv_acc", "gemv_bias", "get_block_idx", "load", "log",
-    "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "maxs", "min", "minimum", "mins", "move", "mul",
-    "muls", "neg", "read", "recip", "relu", "reshape", "row_expand", "row_expand_add", "row_expand_div",
-    "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "sel", "set_validshape",
-    "sin", "slice", "sqrt", "store", "sub", "subs", "sum", "transpose", "write",
+    "MaskPattern", "abs", "add", "adds", "arange", "assemble", "batch_matmul", "cast", "ci",
+    "cmp", "cmps", "col_expand", "col_expand_add", "col_expand_div", "col_expand_mul",
+    "col_expand_sub", "col_max", "col_min", "col_sum", "concat", "cos", "create", "div", "divs",
+    "exp", "expands", "extract", "fillpad", "full", "gather", "gather_mask", "gemv", "gemv_acc",
+    "gemv_bias", "get_block_idx", "load", "log", "matmul", "matmul_acc", "matmul_bias", "max",
+    "maximum", "maxs", "min", "minimum", "mins", "move", "mul", "muls", "neg", "read", "recip",
+    "relu", "reshape", "row_expand", "row_expand_add", "row_expand_div", "row_expand_mul",
+    "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "sel", "set_validshape", "sin",
+    "slice", "sqrt", "store", "sub", "subs", "sum", "transpose", "write",
 ]  # fmt: skip

@@ -18,7 +18,10 @@ class Dynamic:
 
 
 def dynamic(name: str) -> Dynamic:
-    """A symbolic dimension for annotations: `T = pl.dynamic("T")`. Kernels read it by pl.tensor.dim."""
+    """A symbolic dimension for annotations: `T = pl.dynamic("T")`.
+
+    Kernels read it by pl.tensor.dim.
+    """
     return Dynamic(name)
 
 
@@ -46,7 +49,10 @@ class DirectedAnnotation:
 
 
 class Tensor:
-    """`pl.Tensor[[rows, columns], pl.FP32]`, a tensor in memory; bare, shape and dtype are the argument's."""
+    """`pl.Tensor[[rows, columns], pl.FP32]`, a tensor in memory.
+
+    Bare, shape and dtype are the argument's.
+    """
 
     def __class_getitem__(cls, item: Any) -> TensorAnnotation:
         parts = item if isinstance(item, tuple) else (item,)
@@ -57,7 +63,9 @@ class Tensor:
             )
         dtype = parts[1] if len(parts) > 1 else None
         if dtype is not None and not isinstance(dtype, DType):
-            raise ParserTypeError(f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}")
+            raise ParserTypeError(
+                f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}"
+            )
         return TensorAnnotation(tuple(parts[0]), dtype)
 
 
@@ -69,7 +77,9 @@ def _directed(direction: Literal["out", "inout"], item: Any) -> DirectedAnnotati
     if item is Tensor:
         item = TensorAnnotation(None, None)
     if not isinstance(item, TensorAnnotation):
-        raise ParserTypeError(f"only a tensor can be written to, got {item!r}", help="write pl.Out[pl.Tensor[…]]")
+        raise ParserTypeError(
+            f"only a tensor can be written to, got {item!r}", help="write pl.Out[pl.Tensor[…]]"
+        )
     return DirectedAnnotation(direction, item)
 
 
@@ -92,7 +102,9 @@ class Scalar:
 
     def __class_getitem__(cls, item: Any) -> ScalarAnnotation:
         if not isinstance(item, DType):
-            raise ParserTypeError(f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]")
+            raise ParserTypeError(
+                f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]"
+            )
         return ScalarAnnotation(item)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Block, Function, Op, Value
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value
+from tilewright.ir.ops import lookup
 from tilewright.ir.types import TensorType
 from tilewright.ir.walk import defined_in, free_values, names_in_use, ops_in, substitute
 from tilewright.machine import Machine
 
 SHARED_LOOPS = ("parallel", "spmd")
-# Every thread does these for itself: they give the same on all of them. (A load that must copy is one
-# thread's work again in code generation; mostly it is only an address.)
-REPLICATED = (
-    "window", "reshape_view", "transpose_view", "create", "load", "return", "yield", "check_window", "check_that",
-)  # fmt: skip
+# What every thread may do for itself where others need it: it gives the same on all of them. (A load that
+# must copy is one thread's work again in code generation; mostly it is only an address.)
+REPLICABLE = ("window", "reshape_view", "transpose_view", "create", "load")
+CHECKS = ("check_window", "check_that")
+JOINT = ("pack",)  # all threads do a part of it, and wait for each other
 
 
 def parallelize(fn: Function, machine: Machine) -> Function:
@@ -23,7 +24,8 @@ def parallelize(fn: Function, machine: Machine) -> Function:
 
     Takes:  the final loops.
     Gives:  a body in which every op is one of: a `serial` block, a parallel loop, a loop, branch or region
-            that contains a parallel loop, or an op that every thread repeats (scalars, views, checks).
+            that contains a parallel loop, a pack that threads share, or an op that every thread repeats
+            (checks, and the scalars, views and loads that ops outside serial blocks read).
     Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread.
     """
     builder = Builder(names_in_use(fn))
@@ -37,10 +39,6 @@ def is_shared(op: Op) -> bool:
     )
 
 
-def _replicated(op: Op) -> bool:
-    return op.name in REPLICATED or op.name.startswith("s.")
-
-
 def _orchestrate(block: Block, builder: Builder) -> Block:
     out: list[Op] = []
     run: list[Op] = []
@@ -51,22 +49,42 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
         run.clear()
 
     ops = list(block.ops)
+    repeated = _repeated(ops)
     for i, op in enumerate(ops):
-        if is_shared(op):
+        if op.name in ("yield", "return"):
             close(ops[i:])
-            if op.name == "for" and op.attr("kind") in SHARED_LOOPS:
-                out.append(op)
-            else:
-                out.append(replace(op, blocks=tuple(_orchestrate(inner, builder) for inner in op.blocks)))
-        elif _replicated(op):
-            if set(free_values(op)) & defined_in(run):
+            out.append(op)
+        elif is_shared(op) or (op.name in JOINT and id(op) in repeated):
+            close(ops[i:])
+            if op.blocks and not (op.name == "for" and op.attr("kind") in SHARED_LOOPS):
+                op = replace(op, blocks=tuple(_orchestrate(inner, builder) for inner in op.blocks))
+            out.append(op)
+        elif id(op) in repeated:
+            reads_after_write = op.name == "load" and any(lookup(x.name).effect == "write" for x in ops_in(run))
+            if reads_after_write or set(free_values(op)) & defined_in(run):
                 close(ops[i:])
             out.append(op)
         else:
             run.append(op)
-    close([])
-    ends = [op for op in out if op.name in ("yield", "return")]
-    return Block(block.args, (*(op for op in out if op.name not in ("yield", "return")), *ends))
+    return Block(block.args, tuple(out))
+
+
+def _repeated(ops: list[Op]) -> set[int]:
+    """The ops (by id) outside serial blocks that are no shared loops: checks, and what shared ops read."""
+    makers = {result: op for op in ops for result in op.results}
+    found = {id(op) for op in ops if op.name in CHECKS}
+    work: list[Operand] = []
+    for op in ops:
+        if is_shared(op) or op.name in ("yield", "return") or id(op) in found:
+            work += free_values(op)
+    while work:
+        op = makers.get(work.pop())  # type: ignore[arg-type, assignment]
+        if op is None or id(op) in found:
+            continue
+        if op.name in REPLICABLE or op.name in JOINT or op.name.startswith("s."):
+            found.add(id(op))
+            work += op.operands
+    return found
 
 
 def _serial(run: list[Op], later: list[Op], builder: Builder) -> list[Op]:

@@ -15,6 +15,7 @@ from tilewright.passes.fold_constants import fold_constants
 from tilewright.passes.fuse_sweeps import fuse_sweeps
 from tilewright.passes.merge_interleave import merge_interleave
 from tilewright.passes.parallelize import parallelize
+from tilewright.passes.share_panels import share_panels
 from tilewright.passes.skip_fill import skip_fill
 from tilewright.passes.start_products import start_products
 from tilewright.passes.tile_matmul import tile_matmul
@@ -33,6 +34,7 @@ PIPELINE: tuple[Pass, ...] = (
     merge_interleave,  # two scatters that fill all columns are one interleave, which needs no old contents
     skip_fill,  # while stores still cover whole windows: temporaries that are overwritten need no zeros
     tile_matmul,  # products become a pack and a packed product; needs rank 2 and explicit valid extents
+    share_panels,  # a pack still stands where its window is known; frozen weights leave the program here
     block_rows,  # rows of a product and of what follows it go through the cache tile by tile
     fuse_sweeps,  # needs the final row tiles; chains of row-wise operators become one sweep
     drop_dead,  # what fusion and merging left unread

@@ -98,10 +98,12 @@ class FunctionEmitter:
         self.layout.shared_bytes, self.layout.private_bytes = self.shared.size, self.private.size
         return self.layout
 
-    def argument(self, value: Value, number: int) -> ir.Value | Place:
+    def argument(self, value: Value, number: int) -> ir.Value | Place | Panel:
         address = offset(self.b, self.words, 8 * number)
         if isinstance(value.type, TensorType):
             return self.tensor_place(self.b.load(address, typ=PTR), value.type)
+        if isinstance(value.type, PanelType):
+            return matmul.whole_panel(self, self.b.load(address, typ=PTR), value.type)
         assert isinstance(value.type, ScalarType)
         dtype = value.type.dtype
         return self.b.load(address, typ=F32 if dtype.is_float else I1 if dtype == BOOL else I64)

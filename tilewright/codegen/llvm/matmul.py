@@ -18,17 +18,42 @@ if TYPE_CHECKING:
 
 
 def emit_pack(owner: FunctionEmitter, op: Op) -> None:
-    """All column blocks of one panel."""
+    """All column blocks of one panel; outside parallel loops every thread packs its share of them."""
     type = op.result.type
     assert isinstance(type, PanelType)
+    b = owner.b
     kernel = choose(type.dtype, owner.machine)
     source = owner.place(op.operands[0])
     address = owner.reserve(kernel.panel_bytes(type.k, type.n))
+    owner.env[op.result] = Panel(address, type.k, type.n, type.dtype, kernel.block_bytes(type.k))
     k, n = (value_of(owner.extent(x)) for x in op.operands[1:])
+    first, last = const(I64, 0), const(I64, kernel.blocks(type.n))
+    if not owner.alone:
+        last = b.sdiv(b.mul(b.add(owner.tid, const(I64, 1)), last), owner.nthreads)
+        first = b.sdiv(b.mul(owner.tid, const(I64, kernel.blocks(type.n))), owner.nthreads)
     pack = kernel.pack(owner.module, trans=bool(op.attr("trans")))
-    sizes = [const(I64, x) for x in (kernel.k_groups(type.k), type.n, 0, kernel.blocks(type.n))]
-    owner.b.call(pack, [source.address, const(I64, source.strides[0]), address, k, n, *sizes])
-    owner.env[op.result] = Panel(address, type.k, type.n, type.dtype)
+    sizes = [const(I64, kernel.k_groups(type.k)), const(I64, type.n), first, last]
+    b.call(pack, [source.address, const(I64, source.strides[0]), address, k, n, *sizes])
+    if not owner.alone:
+        owner.barrier()
+
+
+def whole_panel(owner: FunctionEmitter, address: ir.Value, type: PanelType) -> Panel:
+    """A panel that was packed before the launch."""
+    kernel = choose(type.dtype, owner.machine)
+    return Panel(address, type.k, type.n, type.dtype, kernel.block_bytes(type.k))
+
+
+def emit_panel_window(owner: FunctionEmitter, op: Op) -> None:
+    """Where the window's first column block begins, at the window's first group of K."""
+    b, whole = owner.b, owner.panel(op.operands[0])
+    k0, n0 = (value_of(owner.extent(x)) for x in op.operands[1:])
+    kernel = choose(whole.dtype, owner.machine)
+    width = LANES * kernel.nr
+    at = b.mul(b.sdiv(n0, const(I64, width)), const(I64, whole.stride))
+    at = b.add(at, b.mul(b.sdiv(k0, const(I64, kernel.k_group)), const(I64, kernel.group_bytes * width)))
+    k, n = op.attr("k"), op.attr("n")
+    owner.env[op.result] = Panel(offset(b, whole.address, at), k, n, whole.dtype, whole.stride)
 
 
 def emit_product(owner: FunctionEmitter, op: Op) -> None:
@@ -114,13 +139,13 @@ class Product:
         b, kernel, n = self.b, self.kernel, self.panel.n
         blocks = kernel.blocks(n)
         full = blocks if kernel.block_nr(n, blocks - 1) == kernel.nr else blocks - 1
-        block_bytes, width = kernel.block_bytes(self.panel.k), LANES * kernel.nr * 4
+        stride, width = self.panel.stride, LANES * kernel.nr * 4
         if full:
             with counted(b, 0, full, name="block") as loop:
-                self.call(a, c, m, kernel.nr, b.mul(loop.i, const(I64, block_bytes)), b.mul(loop.i, const(I64, width)))
+                self.call(a, c, m, kernel.nr, b.mul(loop.i, const(I64, stride)), b.mul(loop.i, const(I64, width)))
         if full < blocks:
             nr = kernel.block_nr(n, full)
-            self.call(a, c, m, nr, const(I64, full * block_bytes), const(I64, full * width))
+            self.call(a, c, m, nr, const(I64, full * stride), const(I64, full * width))
 
     def call(self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value) -> None:
         b = self.b
@@ -130,4 +155,9 @@ class Product:
         b.call(microkernel, [a, pitch, panel, offset(b, c, c_at), c_pitch, self.groups, self.init])
 
 
-EMITTERS = {"pack": emit_pack, "matmul_packed": emit_product, "matmul_packed_acc": emit_product}
+EMITTERS = {
+    "pack": emit_pack,
+    "panel_window": emit_panel_window,
+    "matmul_packed": emit_product,
+    "matmul_packed_acc": emit_product,
+}

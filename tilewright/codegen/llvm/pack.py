@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 LANES = 16  # as in microkernel.py
 
-# Groups of K that are packed for all blocks before the next. INT8 [1024, 32768], two threads: 2.0 ms
-# with 8 (32 rows, whose pages stay in the first-level TLB), 2.5 ms with 16, and 3.6 ms on one thread
-# against 2.6 when each block is packed from top to bottom.
+# Groups of K that are packed for all blocks before the next. INT8 [1024, 32768] on 2 threads: 2 ms
+# with 8 (32 rows, whose pages stay in the first-level TLB), 2.5 ms with 16. On one thread: 2.6 ms,
+# against 3.6 when each block is packed from top to bottom.
 STRIP = 8
 
 
@@ -92,7 +92,7 @@ class _Pack:
         raise NotImplementedError
 
     def place(self, j: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Block j: its first column, its width in vectors of 16 columns, its address in the panel."""
+        """Block j: its first column, its width in vectors of 16, its address in the panel."""
         b, width = self.b, LANES * self.kernel.nr
         column = b.mul(j, index(width))
         columns = minimum(b, b.sub(self.n_panel, column), index(width))

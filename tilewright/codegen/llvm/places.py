@@ -53,12 +53,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A packed right-hand matrix at `address`."""
+    """A packed right-hand matrix, or a window of one: column blocks `stride` bytes apart from `address` on."""
 
     address: ir.Value
     k: int
     n: int
     dtype: DType
+    stride: int
 
 
 def tile_strides(shape: tuple[int, ...], dtype: DType) -> tuple[int, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tilewright.dtypes import BF16, BOOL, FP16
+from tilewright.dtypes import BF16, BOOL, FP16, DType
 from tilewright.errors import InvalidOperationError
 from tilewright.frontend.operands import Call, block, constant, dtype_argument, handles
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import Block, Named, Number
-from tilewright.ir.nodes import Const
+from tilewright.ir.nodes import Const, Operand
 from tilewright.ir.ops.elementwise import ROUNDING_MODES
 
 
@@ -21,14 +21,19 @@ def cast(t: Tracer, call: Call) -> Named:
     number = to_number(call["x"])
     if number is not None:
         if mode != "round":
-            t.fail(InvalidOperationError, f"cast: scalars take the default mode only, got {mode!r}", call.at("mode"),
-                   help="leave mode out")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"cast: scalars take the default mode only, got {mode!r}",
+                call.at("mode"),
+                help="leave mode out",
+            )
         return Number(cast_scalar(t, number, to))
     x = block(t, call, "x")
     return Block(t.emit("cast", [x.value], to=to, mode=mode), x.valid)
 
 
-def cast_scalar(t: Tracer, number: Number, to):
+def cast_scalar(t: Tracer, number: Number, to: DType) -> Operand:
+    """A scalar in another dtype: truncated and saturated into integers, folded when constant."""
     operand = number.operand
     if number.dtype == to:
         return operand

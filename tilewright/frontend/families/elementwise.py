@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tilewright.dtypes import FP32, INDEX
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.operands import (
@@ -9,7 +11,6 @@ from tilewright.frontend.operands import (
     block,
     cast_block,
     constant,
-    convert_scalar,
     data,
     dtype_argument,
     handles,
@@ -17,8 +18,7 @@ from tilewright.frontend.operands import (
     promoted,
     scalar_like,
 )
-from tilewright.frontend.families.memory import store_window
-from tilewright.frontend.tracer import Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -30,10 +30,10 @@ from tilewright.frontend.values import (
     is_number,
     with_valid,
 )
+from tilewright.frontend.windows import store_window
 from tilewright.ir.nodes import Const, Operand
 from tilewright.ir.ops.elementwise import FLOAT_ONLY
 from tilewright.ir.ops.table import dims
-from tilewright.ir.types import ScalarType
 
 CMP_TYPES = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -51,12 +51,16 @@ def cmp(t: Tracer, call: Call) -> Named:
     if isinstance(kind, int) and 0 <= kind < len(CMP_TYPES):
         kind = CMP_TYPES[kind]
     if kind not in CMP_TYPES:
-        t.fail(InvalidOperationError, f"{call.name}: unknown comparison {kind!r}", call.at("cmp_type"),
-               help="0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: unknown comparison {kind!r}",
+            call.at("cmp_type"),
+            help="0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge",
+        )
     return pair(t, call, "cmp", kind=kind)
 
 
-def pair(t: Tracer, call: Call, name: str, **attrs: object) -> Block:
+def pair(t: Tracer, call: Call, name: str, **attrs: Any) -> Block:
     a = block(t, call, "lhs")
     other = call["rhs"]
     if isinstance(other, (Block, Tensor)):
@@ -69,7 +73,7 @@ def pair(t: Tracer, call: Call, name: str, **attrs: object) -> Block:
 
 
 def wide_valid(a: Block, b: Block) -> tuple[Operand, ...] | None:
-    """The valid extents of `a op b`: the first operand's, and the second's where only it is wide."""
+    """Valid extents of `a op b`: the first operand's, the second's where only that is wide."""
     if a.valid is None and b.valid is None:
         return None
     rank = max(len(a.shape), len(b.shape))
@@ -90,17 +94,30 @@ def unary(t: Tracer, call: Call) -> Named:
     """One operand; integers become FP32 where the result is fractional."""
     x = block(t, call, "x")
     if call.name in ("sin", "cos") and x.dtype != FP32:
-        t.fail(InvalidOperationError, f"{call.name}: needs FP32, got {describe(x)}", call.node,
-               help="pl.cast it to FP32 first", notes=t.notes(call.node))  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: needs FP32, got {describe(x)}",
+            call.node,
+            help="pl.cast it to FP32 first",
+            notes=t.notes(call.node),
+        )
     if call.name in FLOAT_ONLY and not x.dtype.is_float:
         x = cast_block(t, x, FP32)
     return Block(t.emit(call.name, [x.value]), x.valid)
 
 
 @handles(
-    "row_expand_add", "row_expand_sub", "row_expand_mul", "row_expand_div", "row_expand_expdif",
-    "col_expand_add", "col_expand_sub", "col_expand_mul", "col_expand_div", "col_expand_expdif",
-)  # fmt: skip
+    "row_expand_add",
+    "row_expand_sub",
+    "row_expand_mul",
+    "row_expand_div",
+    "row_expand_expdif",
+    "col_expand_add",
+    "col_expand_sub",
+    "col_expand_mul",
+    "col_expand_div",
+    "col_expand_expdif",
+)
 def expanded(t: Tracer, call: Call) -> Named:
     """x [M,N] with v [M,1] (row forms) or w [1,N] (column forms)."""
     rows = call.name.startswith("row")
@@ -115,7 +132,9 @@ def expanded(t: Tracer, call: Call) -> Named:
     return Block(t.emit("exp", [t.emit("sub", [x.value, v.value])]), x.valid)
 
 
-def _require_narrow(t: Tracer, call: Call, x: tuple[int, ...], v: tuple[int, ...], narrow: str) -> None:
+def _require_narrow(
+    t: Tracer, call: Call, x: tuple[int, ...], v: tuple[int, ...], narrow: str
+) -> None:
     rows = narrow == "v"
     if len(x) < 2 or len(v) != len(x):
         wanted = "rank 2 or more on both sides"
@@ -124,9 +143,13 @@ def _require_narrow(t: Tracer, call: Call, x: tuple[int, ...], v: tuple[int, ...
         if v == expected:
             return
         wanted = f"{narrow} to be {dims(expected)} beside {dims(x)}"
-    t.fail(InvalidOperationError, f"{call.name} needs {wanted}, got {dims(v)}", call.node,
-           help=f"pl.reshape it: the {'last dimension must be 1' if rows else 'row count must be 1'}",
-           notes=t.notes(call.node))  # fmt: skip
+    t.fail(
+        InvalidOperationError,
+        f"{call.name} needs {wanted}, got {dims(v)}",
+        call.node,
+        help=f"pl.reshape it: the {'last dimension must be 1' if rows else 'row count must be 1'}",
+        notes=t.notes(call.node),
+    )
 
 
 @handles("row_expand", "col_expand")
@@ -148,7 +171,9 @@ def expands(t: Tracer, call: Call) -> Named:
     valid = target.valid if isinstance(target, Block) else None
     if isinstance(value, Const):
         number = literal_as(t, call.name, value.value, target.dtype, call.at("value"))
-        return Block(t.emit("full", [], shape=target.shape, dtype=target.dtype, value=number), valid)
+        return Block(
+            t.emit("full", [], shape=target.shape, dtype=target.dtype, value=number), valid
+        )
     return Block(t.emit("splat", [value], shape=target.shape, dtype=target.dtype), valid)
 
 
@@ -176,12 +201,21 @@ def sel(t: Tracer, call: Call) -> Named:
 def extreme(t: Tracer, call: Call) -> Named:
     """The smaller or larger of two scalars."""
     a, b = call["a"], call["b"]
-    if isinstance(a, Constant) and isinstance(b, Constant) and is_number(a.value) and is_number(b.value):
+    if (
+        isinstance(a, Constant)
+        and isinstance(b, Constant)
+        and is_number(a.value)
+        and is_number(b.value)
+    ):
         return Constant((min if call.name == "min" else max)(a.value, b.value))
     for parameter in ("a", "b"):
         if isinstance(call[parameter], (Block, Tensor)):
-            t.fail(InvalidOperationError, f"pl.{call.name} is for scalars, got {describe(call[parameter])}",
-                   call.at(parameter), help=f"write pl.{call.name}imum for blocks")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"pl.{call.name} is for scalars, got {describe(call[parameter])}",
+                call.at(parameter),
+                help=f"write pl.{call.name}imum for blocks",
+            )
     x, y = t.operand(a, call.at("a"), "a"), t.operand(b, call.at("b"), "b")
     return Number(t.scalar(f"s.{call.name}", x, y, node=call.node))
 
@@ -194,6 +228,3 @@ def const(t: Tracer, call: Call) -> Named:
     if not is_number(value):
         t.fail(ParserTypeError, f"const: needs a number, got {value!r}", call.node)
     return Number(Const(literal_as(t, call.name, value, dtype, call.node), dtype))
-
-
-__all__ = ["ScalarType", "binary", "convert_scalar", "to_number"]

@@ -17,8 +17,12 @@ def matmul(t: Tracer, call: Call) -> Named:
     if call.given("out_dtype"):
         wanted, found = dtype_argument(t, call, "out_dtype"), accumulator_dtype(a.dtype)
         if wanted != found:
-            t.fail(InvalidOperationError, f"matmul of {a.dtype} adds up in {found}, out_dtype says {wanted}",
-                   call.at("out_dtype"), help=f"leave out_dtype out, and pl.cast the result to {wanted}")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"matmul of {a.dtype} adds up in {found}, out_dtype says {wanted}",
+                call.at("out_dtype"),
+                help=f"leave out_dtype out, and pl.cast the result to {wanted}",
+            )
     return product(t, a, b, constant(t, call, "a_trans"), constant(t, call, "b_trans"))
 
 
@@ -47,16 +51,33 @@ def biased(t: Tracer, call: Call) -> Named:
     return Block(t.emit("add", [result.value, block(t, call, "bias").value]))
 
 
-def product(t: Tracer, a: Block, b: Block, a_trans: bool = False, b_trans: bool = False,
-            acc: Block | None = None) -> Block:  # fmt: skip
+def product(
+    t: Tracer,
+    a: Block,
+    b: Block,
+    a_trans: bool = False,
+    b_trans: bool = False,
+    acc: Block | None = None,
+) -> Block:
     """The valid extents decide m, k, n; the result is valid everywhere, 0 outside [m, n]."""
     attrs = {"a_trans": bool(a_trans) or None, "b_trans": bool(b_trans) or None}
     m, ka = _last_two(a, bool(a_trans))
     kb, n = _last_two(b, bool(b_trans))
     extents = [m, ka if ka == kb else t.min(ka, kb), n]
     if acc is None:
-        return Block(t.emit("matmul", [a.value, b.value, *extents], None if t.hint != "v" else "acc", **attrs))
-    return Block(t.emit("matmul_acc", [acc.value, a.value, b.value, *extents], None if t.hint != "v" else "acc", **attrs))
+        return Block(
+            t.emit(
+                "matmul", [a.value, b.value, *extents], None if t.hint != "v" else "acc", **attrs
+            )
+        )
+    return Block(
+        t.emit(
+            "matmul_acc",
+            [acc.value, a.value, b.value, *extents],
+            None if t.hint != "v" else "acc",
+            **attrs,
+        )
+    )
 
 
 def _last_two(x: Block, trans: bool) -> tuple[Operand, Operand]:

@@ -17,6 +17,7 @@ from tilewright.frontend.operands import (
     handles,
     literal_as,
 )
+from tilewright.frontend.symbolic import Symbolic
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
     Block,
@@ -25,7 +26,6 @@ from tilewright.frontend.values import (
     Named,
     Nothing,
     Number,
-    Symbolic,
     Tensor,
     describe,
     with_valid,
@@ -35,10 +35,9 @@ from tilewright.frontend.windows import (
     check_valid,
     fit_rank,
     read_window,
-    store_window,
     write_window,
 )
-from tilewright.ir.nodes import Const, Operand
+from tilewright.ir.nodes import Const, Operand, Value
 from tilewright.language.types import AtomicType, PadValue
 
 ATOMIC_DTYPES = (FP32, FP16, INT32, INT16, INT8)
@@ -47,20 +46,30 @@ ATOMIC_DTYPES = (FP32, FP16, INT32, INT16, INT8)
 @handles("create_tensor")
 def create_tensor(t: Tracer, call: Call) -> Named:
     """Memory in orchestration, a block in a region; zeros unless init_value says otherwise."""
-    shape, dtype = t.shape(call["shape"], call.at("shape"), "the shape"), dtype_argument(t, call, "dtype")
+    shape, dtype = (
+        t.shape(call["shape"], call.at("shape"), "the shape"),
+        dtype_argument(t, call, "dtype"),
+    )
     value: Any = None
     if call.given("init_value"):
-        value = literal_as(t, "create_tensor", constant(t, call, "init_value"), dtype, call.at("init_value"))
+        value = literal_as(
+            t, "create_tensor", constant(t, call, "init_value"), dtype, call.at("init_value")
+        )
     if t.in_region:
         return _filled(t, shape, dtype, 0 if value is None else value)
-    tensor = t.emit("create", [], None if t.hint != "v" else "t", shape=shape, dtype=dtype, value=value or None)
+    tensor = t.emit(
+        "create", [], None if t.hint != "v" else "t", shape=shape, dtype=dtype, value=value or None
+    )
     return Tensor(tensor, tensor.name, fresh=True)
 
 
 @handles("create_tile", "create_l1")
 def create_block(t: Tracer, call: Call) -> Named:
     """A block of zeros."""
-    shape, dtype = t.shape(call["shape"], call.at("shape"), "the shape"), dtype_argument(t, call, "dtype")
+    shape, dtype = (
+        t.shape(call["shape"], call.at("shape"), "the shape"),
+        dtype_argument(t, call, "dtype"),
+    )
     if "transpose" in call.values and constant(t, call, "transpose"):
         shape = (*shape[:-2], shape[-1], shape[-2])
     return _filled(t, shape, dtype, 0)
@@ -69,7 +78,10 @@ def create_block(t: Tracer, call: Call) -> Named:
 @handles("full")
 def full(t: Tracer, call: Call) -> Named:
     """A constant everywhere."""
-    shape, dtype = t.shape(call["shape"], call.at("shape"), "the shape"), dtype_argument(t, call, "dtype")
+    shape, dtype = (
+        t.shape(call["shape"], call.at("shape"), "the shape"),
+        dtype_argument(t, call, "dtype"),
+    )
     value = constant(t, call, "value")
     return _filled(t, shape, dtype, literal_as(t, "full", value, dtype, call.at("value")))
 
@@ -89,15 +101,22 @@ def arange(t: Tracer, call: Call) -> Named:
     dtype = dtype_argument(t, call, "dtype") if call.given("dtype") else INT32
     number = to_number(call["start"])
     if number is None or not number.dtype.is_integer:
-        t.fail(InvalidOperationError, f"arange: start must be an integer scalar, got {describe(call['start'])}",
-               call.at("start"))  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"arange: start must be an integer scalar, got {describe(call['start'])}",
+            call.at("start"),
+        )
     start = number.operand
     if isinstance(start, Const):
         start = Const(literal_as(t, "arange", start.value, dtype, call.at("start")), dtype)
     elif number.dtype != dtype:
         if number.dtype != INDEX:
-            t.fail(InvalidOperationError, f"arange: start is {number.dtype}, dtype is {dtype}", call.at("start"),
-                   help=f"pl.cast(start, pl.{dtype})")  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"arange: start is {number.dtype}, dtype is {dtype}",
+                call.at("start"),
+                help=f"pl.cast(start, pl.{dtype})",
+            )
         start = t.emit("s.cast", [start], "s", to=dtype)
     descending = bool(constant(t, call, "descending")) or None
     return Block(t.emit("arange", [start], shape=shape, dtype=dtype, descending=descending))
@@ -114,11 +133,24 @@ def slice_(t: Tracer, call: Call) -> Named:
     if call.given("drop_dims"):
         axes = call["drop_dims"]
         if not isinstance(axes, Items):
-            t.fail(ParserTypeError, f"slice: drop_dims must be a list of axes, got {describe(axes)}",
-                   call.at("drop_dims"))  # fmt: skip
-        drop = tuple(sorted(t.extent(a, call.at("drop_dims"), "an axis") % rank for a in axes.values))
-    return read_window(t, base, shape, offsets, call.node, valid=_valid(t, call, "valid_shape", rank), drop=drop,
-                       overhangs=bool(constant(t, call, "clamp")))  # fmt: skip
+            t.fail(
+                ParserTypeError,
+                f"slice: drop_dims must be a list of axes, got {describe(axes)}",
+                call.at("drop_dims"),
+            )
+        drop = tuple(
+            sorted(t.extent(a, call.at("drop_dims"), "an axis") % rank for a in axes.values)
+        )
+    return read_window(
+        t,
+        base,
+        shape,
+        offsets,
+        call.node,
+        valid=_valid(t, call, "valid_shape", rank),
+        drop=drop,
+        overhangs=bool(constant(t, call, "clamp")),
+    )
 
 
 def _valid(t: Tracer, call: Call, parameter: str, rank: int) -> tuple[Operand, ...] | None:
@@ -136,7 +168,9 @@ def load(t: Tracer, call: Call) -> Named:
     offsets = t.indices(call["offsets"], call.at("offsets"), "the offsets", rank)
     shape = t.shape(call["shapes"], call.at("shapes"), "the shape of a window")
     valid = _valid(t, call, "valid_shapes", rank) or _valid(t, call, "valid_shape", rank)
-    window = read_window(t, base, shape, offsets, call.node, valid=valid, overhangs=bool(constant(t, call, "clamp")))
+    window = read_window(
+        t, base, shape, offsets, call.node, valid=valid, overhangs=bool(constant(t, call, "clamp"))
+    )
     assert isinstance(window, Block)
     if not constant(t, call, "transpose"):
         return window
@@ -174,23 +208,34 @@ def store(t: Tracer, call: Call) -> Named:
     return _put(t, call, target, source, "offsets")
 
 
-def _put(t: Tracer, call: Call, target: Tensor | Block, source: Block, offsets: str) -> Tensor | Block:
+def _put(
+    t: Tracer, call: Call, target: Tensor | Block, source: Block, offsets: str
+) -> Tensor | Block:
     rank = len(target.shape)
     where = t.indices(call[offsets], call.at(offsets), "the offset", rank)
     source = fit_rank(t, source, rank)
-    return write_window(t, target, source, source.shape, where, call.node, atomic=_atomic(t, call, target))
+    return write_window(
+        t, target, source, source.shape, where, call.node, atomic=_atomic(t, call, target)
+    )
 
 
 def _atomic(t: Tracer, call: Call, target: Tensor | Block) -> str | None:
     value = call["atomic"]
     kind = value.value if isinstance(value, Constant) else None
     if not isinstance(kind, AtomicType):
-        t.fail(ParserTypeError, f"atomic must be a pl.AtomicType, got {describe(value)}", call.at("atomic"))
+        t.fail(
+            ParserTypeError,
+            f"atomic must be a pl.AtomicType, got {describe(value)}",
+            call.at("atomic"),
+        )
     if kind is AtomicType.None_:
         return None
     if target.dtype not in ATOMIC_DTYPES:
-        t.fail(InvalidOperationError, f"atomic add works on {', '.join(map(str, ATOMIC_DTYPES))}, got {target.dtype}",
-               call.node)  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"atomic add works on {', '.join(map(str, ATOMIC_DTYPES))}, got {target.dtype}",
+            call.node,
+        )
     return "add"
 
 
@@ -207,8 +252,12 @@ def gather_row(t: Tracer, call: Call) -> Named:
     rank = len(src.shape)
     shape = t.shape(call["shapes"], call.at("shapes"), "the shapes")
     offsets = t.indices(call["src_offset"], call.at("src_offset"), "the source offset", rank)
-    where = t.indices(call["dst_offset"], call.at("dst_offset"), "the destination offset", len(acc.shape))
-    window = read_window(t, src, shape, offsets, call.node, valid=_valid(t, call, "valid_shape", rank))
+    where = t.indices(
+        call["dst_offset"], call.at("dst_offset"), "the destination offset", len(acc.shape)
+    )
+    window = read_window(
+        t, src, shape, offsets, call.node, valid=_valid(t, call, "valid_shape", rank)
+    )
     assert isinstance(window, Block)
     if constant(t, call, "transpose"):
         v = window.valid
@@ -226,31 +275,45 @@ def read(t: Tracer, call: Call) -> Named:
     return read_element(t, base, indices, call.node)
 
 
-def read_element(t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], node: ast.AST) -> Number:
+def read_element(
+    t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], node: ast.AST
+) -> Number:
     """`base[i, j]` as a scalar."""
     _check_element(t, base, indices, node)
     if isinstance(base, Tensor):
         element = t.emit("read", [_memory(t, base, node), *indices], None if t.hint != "v" else "s")
-        # The same element read twice with no write between is the same number, so extents may cancel it.
+        # The same element read twice with no write between is the same number, so extents may
+        # cancel it.
         places = (t.symbolic(i).key for i in indices)
-        t.symbols[element.name] = Symbolic(0, {("read", base.value.name, t.writes, *places): 1})
+        t.symbols.define(element, Symbolic(0, {("read", base.value.name, t.writes, *places): 1}))
         return Number(element)
     t.need_region()
     return Number(t.emit("element", [base.value, *indices], "s"))
 
 
-def _memory(t: Tracer, tensor: Tensor, node: ast.AST):
+def _memory(t: Tracer, tensor: Tensor, node: ast.AST) -> Value:
     if tensor.overhang is not None:
-        t.fail(InvalidOperationError, "one element of a partly valid window", node,
-               help="use the tensor that the window was taken from")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            "one element of a partly valid window",
+            node,
+            help="use the tensor that the window was taken from",
+        )
     return tensor.value
 
 
-def _check_element(t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], node: ast.AST) -> None:
+def _check_element(
+    t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], node: ast.AST
+) -> None:
     for axis, (i, n) in enumerate(zip(indices, base.shape, strict=True)):
         if isinstance(i, Const) and not 0 <= i.value < n and not t.dead:
-            t.fail(InvalidOperationError, f"index {i.value} on axis {axis} is outside {describe(base)}", node,
-                   help=f"indices count from 0 to {n - 1}", notes=t.notes(node))  # fmt: skip
+            t.fail(
+                InvalidOperationError,
+                f"index {i.value} on axis {axis} is outside {describe(base)}",
+                node,
+                help=f"indices count from 0 to {n - 1}",
+                notes=t.notes(node),
+            )
 
 
 @handles("write")
@@ -262,10 +325,16 @@ def write(t: Tracer, call: Call) -> Named:
     value = call["value"]
     number = to_number(value)
     if number is None:
-        t.fail(InvalidOperationError, f"write: the value must be a scalar, got {describe(value)}", call.at("value"))
+        t.fail(
+            InvalidOperationError,
+            f"write: the value must be a scalar, got {describe(value)}",
+            call.at("value"),
+        )
     operand = number.operand
     if isinstance(value, Constant):
-        operand = Const(literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype)
+        operand = Const(
+            literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
+        )
     if isinstance(target, Tensor):
         memory = _memory(t, target, call.node)
         t.note_write(target)
@@ -285,7 +354,9 @@ def set_validshape(t: Tracer, call: Call) -> Named:
     """The same data, valid in its leading rows and columns."""
     x = block(t, call, "x")
     if len(x.shape) != 2:
-        t.fail(InvalidOperationError, f"set_validshape takes a 2-D block, got {describe(x)}", call.node)
+        t.fail(
+            InvalidOperationError, f"set_validshape takes a 2-D block, got {describe(x)}", call.node
+        )
     valid = tuple(t.index(call[p], call.at(p), p) for p in ("rows", "cols"))
     check_valid(t, valid, x.shape, call.node)
     return with_valid(x.value, valid)
@@ -305,16 +376,23 @@ def pad_number(t: Tracer, call: Call, dtype: DType) -> int | float:
     """The pad value as a number of the dtype."""
     pad = constant(t, call, "pad_value")
     kinds = {0: PadValue.zero, math.inf: PadValue.max, -math.inf: PadValue.min}
-    kind = pad if isinstance(pad, PadValue) else kinds.get(pad) if isinstance(pad, (int, float)) else None
+    kind = (
+        pad
+        if isinstance(pad, PadValue)
+        else kinds.get(pad)
+        if isinstance(pad, (int, float))
+        else None
+    )
     if kind is None:
-        t.fail(InvalidOperationError, f"fillpad: the pad value must be zero, min or max, got {pad!r}",
-               call.at("pad_value"), help="pl.PadValue.zero, .min or .max, 0, math.inf or -math.inf")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            f"fillpad: the pad value must be zero, min or max, got {pad!r}",
+            call.at("pad_value"),
+            help="pl.PadValue.zero, .min or .max, 0, math.inf or -math.inf",
+        )
     if kind is PadValue.zero:
         return 0.0 if dtype.is_float else 0
     if dtype.is_float:
         return -math.inf if kind is PadValue.min else math.inf
     low, high = dtype.int_range()
     return low if kind is PadValue.min else high
-
-
-__all__ = ["Number", "read_element", "store_window"]

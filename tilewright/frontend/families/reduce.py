@@ -22,7 +22,11 @@ def along(t: Tracer, call: Call) -> Named:
     x = block(t, call, "x")
     axis = axis_argument(t, call, "axis", len(x.shape))
     if len(x.shape) != 2 or constant(t, call, "keepdim") is not True:
-        t.fail(InvalidOperationError, f"{call.name} takes a 2-D block and keepdim=True, got {dims(x.shape)}", call.node)
+        t.fail(
+            InvalidOperationError,
+            f"{call.name} takes a 2-D block and keepdim=True, got {dims(x.shape)}",
+            call.node,
+        )
     return reduction(t, f"{'row' if axis else 'col'}_{call.name[5:]}", x)
 
 

@@ -15,7 +15,6 @@ from tilewright.frontend.operands import (
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Block, Constant, Named, Number, Tensor, describe
 from tilewright.ir.ops.elementwise import mask_pattern
-from tilewright.ir.ops.table import dims
 from tilewright.language.types import MaskPattern
 
 
@@ -29,10 +28,19 @@ def reshape(t: Tracer, call: Call) -> Named:
         return Block(t.emit("reshape", [x.value], shape=shape))
     if not t.in_region:
         if x.overhang is not None:
-            t.fail(InvalidOperationError, "a partly valid window cannot be reshaped in orchestration", call.node,
-                   help="reshape the whole tensor first, then take the window")  # fmt: skip
-        return Tensor(t.emit("reshape_view", [x.value], None if t.hint != "v" else "view", shape=shape), x.root)
-    if x.overhang is None and x.type.is_contiguous:  # the same data, loaded in its new shape at once
+            t.fail(
+                InvalidOperationError,
+                "a partly valid window cannot be reshaped in orchestration",
+                call.node,
+                help="reshape the whole tensor first, then take the window",
+            )
+        return Tensor(
+            t.emit("reshape_view", [x.value], None if t.hint != "v" else "view", shape=shape),
+            x.root,
+        )
+    if (
+        x.overhang is None and x.type.is_contiguous
+    ):  # the same data, loaded in its new shape at once
         view = t.emit("reshape_view", [x.value], None if t.hint != "v" else "view", shape=shape)
         return load_whole(t, Tensor(view, x.root))
     return Block(t.emit("reshape", [load_whole(t, x).value], shape=shape))
@@ -45,12 +53,23 @@ def transpose(t: Tracer, call: Call) -> Named:
     rank = len(x.shape)
     i, j = axis_argument(t, call, "axis1", rank), axis_argument(t, call, "axis2", rank)
     if i == j:
-        t.fail(InvalidOperationError, f"transpose swaps two different axes, got {i} twice", call.node)
+        t.fail(
+            InvalidOperationError, f"transpose swaps two different axes, got {i} twice", call.node
+        )
     if isinstance(x, Tensor) and not t.in_region:
         if x.overhang is not None:
-            t.fail(InvalidOperationError, "a partly valid window cannot be transposed in orchestration", call.node,
-                   help="transpose it inside the region")  # fmt: skip
-        return Tensor(t.emit("transpose_view", [x.value], None if t.hint != "v" else "view", axis1=i, axis2=j), x.root)
+            t.fail(
+                InvalidOperationError,
+                "a partly valid window cannot be transposed in orchestration",
+                call.node,
+                help="transpose it inside the region",
+            )
+        return Tensor(
+            t.emit(
+                "transpose_view", [x.value], None if t.hint != "v" else "view", axis1=i, axis2=j
+            ),
+            x.root,
+        )
     return Block(t.emit("transpose", [block(t, call, "x").value], axis1=i, axis2=j))
 
 
@@ -75,7 +94,9 @@ def gather(t: Tracer, call: Call) -> Named:
     if not call.given("index") or not call.given("dim"):
         t.fail(InvalidOperationError, "gather needs mask_pattern=, or dim= and index=", call.node)
     x, index = block(t, call, "x"), block(t, call, "index")
-    return Block(t.emit("gather", [x.value, index.value], dim=axis_argument(t, call, "dim", len(x.shape))))
+    return Block(
+        t.emit("gather", [x.value, index.value], dim=axis_argument(t, call, "dim", len(x.shape)))
+    )
 
 
 @handles("tile.gather_mask")
@@ -89,11 +110,18 @@ def masked(t: Tracer, call: Call) -> Named:
 def _pattern(t: Tracer, call: Call) -> str:
     value = call["mask_pattern"]
     pattern = value.value if isinstance(value, Constant) else None
-    if isinstance(pattern, int) and not isinstance(pattern, bool) and 1 <= pattern <= len(MaskPattern):
+    if (
+        isinstance(pattern, int)
+        and not isinstance(pattern, bool)
+        and 1 <= pattern <= len(MaskPattern)
+    ):
         pattern = MaskPattern(pattern)
     if not isinstance(pattern, MaskPattern):
-        t.fail(ParserTypeError, f"{call.name}: mask_pattern must be a pl.tile.MaskPattern, got {describe(value)}",
-               call.at("mask_pattern"))  # fmt: skip
+        t.fail(
+            ParserTypeError,
+            f"{call.name}: mask_pattern must be a pl.tile.MaskPattern, got {describe(value)}",
+            call.at("mask_pattern"),
+        )
     mask_pattern(pattern.name)
     return pattern.name
 
@@ -119,9 +147,10 @@ def scatter(t: Tracer, call: Call) -> Named:
 def get_block_idx(t: Tracer, call: Call) -> Named:
     """The number of the block in the spmd loop around."""
     if t.block_index is None:
-        t.fail(InvalidOperationError, "get_block_idx outside a pl.spmd", call.node,
-               help="call it in the body of `for i in pl.spmd(n)` or `with pl.spmd(n)`")  # fmt: skip
+        t.fail(
+            InvalidOperationError,
+            "get_block_idx outside a pl.spmd",
+            call.node,
+            help="call it in the body of `for i in pl.spmd(n)` or `with pl.spmd(n)`",
+        )
     return Number(t.block_index)
-
-
-__all__ = ["dims"]

@@ -65,6 +65,18 @@ def _pack(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     return (PanelType(rows, columns, b.dtype),)
 
 
+@operator("panel_window", "panel, k0, n0")
+def _panel_window(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
+    """Rows k0 … k0 + attrs['k'] and columns n0 … n0 + attrs['n'] of a packed matrix, as a panel of its own.
+
+    Nothing is copied: n0 is a multiple of a column block, and so is n unless the window reaches the last
+    column; k0 is a multiple of a group of K.
+    """
+    whole = panel(operands[0], "the source")
+    integers(operands[1:], 2, "offsets")
+    return (PanelType(attrs["k"], attrs["n"], whole.dtype),)
+
+
 @operator("matmul_packed", "a, panel, m")
 def _matmul_packed(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """a [M, K] times a packed panel; only the first m rows are computed, the others are unspecified."""

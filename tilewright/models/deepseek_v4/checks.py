@@ -1,13 +1,14 @@
 """How each output of the Q/KV kernels is judged: every element within tolerance, and none excused.
 
-Two discrete roundings stand between the inputs and the outputs, and a correct kernel may take either side
-of each where the exact value lies on the boundary:
+Two discrete roundings stand between the inputs and the outputs, and a correct kernel may take
+either side of each where the exact value lies on the boundary:
 
 - INT8 codes. `qr` may differ by one code; `q` is then judged from the codes and scales emitted.
-- BF16 `x_norm`, which is not an output. One element that rounds the other way moves a whole row of `kv`
-  (and of `qr`) by up to about 1e-4 of its norm, more than a small element of `kv` is allowed. So for a row
-  that fails, the few elements of `x_norm` that lie within `BOUNDARY_ULPS` of a boundary are tried both
-  ways, and the row passes if one choice explains `kv`, `qr` and `qr_scale` together, in every element.
+- BF16 `x_norm`, which is not an output. One element that rounds the other way moves a whole row of
+  `kv` (and of `qr`) by up to about 1e-4 of its norm, more than a small element of `kv` is allowed.
+  So for a row that fails, the few elements of `x_norm` that lie within `BOUNDARY_ULPS` of a
+  boundary are tried both ways, and the row passes if one choice explains `kv`, `qr` and `qr_scale`
+  together, in every element.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ CODE_STEP = 1
 # Seen with FLASH inputs: below 0.1 % of codes change. A wrong rounding mode changes half of them.
 CODES_CHANGED = 0.02
 
-# FP32 error of x * inv_rms * gamma: a row sum of squares in any tree (2), its mean and root and reciprocal
-# (2), two products (1), and as much again in reserve. One BF16 step is 65536 of these.
+# FP32 error of x * inv_rms * gamma: a row sum of squares in any tree (2), its mean and root and
+# reciprocal (2), two products (1), and as much again in reserve. One BF16 step is 65536 of these.
 BOUNDARY_ULPS = 8
 FP32_ULP = 2.0**-23
 MOST_AMBIGUOUS = 10  # 2**10 choices; at FLASH a row has one ambiguous element on average
@@ -49,7 +50,11 @@ def checks(cfg: Config) -> dict[str, Policy]:
     def explained(name: str, case: Case) -> tuple[Tensor, str]:
         found = explanation(case, cfg)
         count = len(found.rows)
-        note = f"{count} rows judged from x_norm rounded the other way" if count and name == "kv" else ""
+        note = (
+            f"{count} rows judged from x_norm rounded the other way"
+            if count and name == "kv"
+            else ""
+        )
         return found.expected[name], note
 
     return {
@@ -61,7 +66,7 @@ def checks(cfg: Config) -> dict[str, Policy]:
 
 
 def q_from_codes(case: Case, cfg: Config) -> tuple[Tensor, str]:
-    """q from the codes and scales emitted; rows whose codes are the golden's keep the golden's q."""
+    """q from the codes and scales emitted; rows with the golden's codes keep the golden's q."""
     qr, qr_scale = case.actual["qr"], case.actual["qr_scale"]
     same = (qr == case.expected["qr"]).all(-1) & (qr_scale == case.expected["qr_scale"]).all(-1)
     rows = (~same).nonzero().flatten()
@@ -85,7 +90,7 @@ class Explanation:
 
 
 def explanation(case: Case, cfg: Config) -> Explanation:
-    """The golden's kv, qr and qr_scale, with rows that fail replaced where a choice explains them."""
+    """The golden's kv, qr and qr_scale, rows that fail replaced where a choice explains them."""
     if "explanation" not in case.memo:
         case.memo["explanation"] = _explain(case, cfg)
     found: Explanation = case.memo["explanation"]
@@ -128,13 +133,15 @@ def _choice(
     values: Mapping[str, Any],
     cfg: Config,
 ) -> dict[str, Tensor] | None:
-    """The row of kv, qr, qr_scale under a choice of roundings that explains `actual`; None without one.
+    """The row of kv, qr, qr_scale under roundings that explain `actual`; None if there are none.
 
     exact [D] FP64 is the row of x_norm before rounding; cos, sin [1, rope_dim // 2] its angles.
     """
     rounded = exact.to(torch.bfloat16)
     where, other = ambiguous(exact)
-    flips = torch.tensor(list(itertools.product((0.0, 1.0), repeat=len(where))), dtype=torch.float64)
+    flips = torch.tensor(
+        list(itertools.product((0.0, 1.0), repeat=len(where))), dtype=torch.float64
+    )
     flips = flips[flips.sum(1).argsort(stable=True)]  # few flips first
     step = (other.double() - rounded[where].double())[:, None]
     kv_raw = rounded.double() @ wide["wkv"] + flips @ (step * wide["wkv"][where])
@@ -154,8 +161,8 @@ def _choice(
 def ambiguous(exact: Tensor) -> tuple[Tensor, Tensor]:
     """Elements of `exact` [N] FP64 that FP32 arithmetic may round to either of two BF16 values.
 
-    Gives (indices, the BF16 value that rounding to nearest does not take), at most MOST_AMBIGUOUS, those
-    closest to their boundary.
+    Gives (indices, the BF16 value that rounding to nearest does not take), at most MOST_AMBIGUOUS,
+    those closest to their boundary.
     """
     rounded = exact.to(torch.bfloat16)
     margin = BOUNDARY_ULPS * FP32_ULP * exact.abs()
@@ -171,7 +178,7 @@ def ambiguous(exact: Tensor) -> tuple[Tensor, Tensor]:
 def _codes(
     x_norm: Tensor, wq_a: Tensor, values: Mapping[str, Any], cfg: Config
 ) -> list[tuple[Tensor, Tensor]]:
-    """(qr, qr_scale) of a row x_norm [1, D]: once, or twice where its amax is on a BF16 boundary."""
+    """(qr, qr_scale) of a row x_norm [1, D]; two of them where its amax is on a BF16 boundary."""
     qr_raw = x_norm.double() @ wq_a
     exact = reference.rms_norm(qr_raw, values["q_norm"], cfg.rms_norm_eps)
     rounded = exact.to(torch.bfloat16)
@@ -192,5 +199,3 @@ def _rows_right(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     kv = (excess(actual["kv"], expected["kv"], ROW_RTOL, ROW_ATOL) <= 1).all(-1)
     scale = (excess(actual["qr_scale"], expected["qr_scale"], SCALE_RTOL, SCALE_ATOL) <= 1).all(-1)
     return few & near & kv & scale
-
-

@@ -20,7 +20,9 @@ DECODE_BATCH = 64
 DECODE_SEQ = 2
 
 INT8_SCALE_MAX = 127.0  # symmetric codes: -128 is never emitted, so that -code is a code
-INT8_AMAX_FLOOR = 1e-4  # an all-zero (padded) row gets a finite inv_scale, hence codes 0 and not NaN
+INT8_AMAX_FLOOR = (
+    1e-4  # an all-zero (padded) row gets a finite inv_scale, hence codes 0 and not NaN
+)
 SCALE_BLOCK = 128  # columns to a row of `wq_b_scale`, the layout of the checkpoint
 
 
@@ -38,7 +40,9 @@ class Config:
     rope_theta: float = 10_000.0  # plain layers
     compress_rope_theta: float = 160_000.0  # layers with compressed keys; these use YaRN
     rope_factor: float = 16.0  # rope_scaling.factor
-    beta_fast: float = 32.0  # rope_scaling.beta_fast: rotations over the original length above which
+    beta_fast: float = (
+        32.0  # rope_scaling.beta_fast: rotations over the original length above which
+    )
     beta_slow: float = 1.0  # a frequency is kept, and below which it is divided by the factor
     original_max_positions: int = 65_536  # rope_scaling.original_max_position_embeddings
     max_positions: int = 1_048_576  # max_position_embeddings

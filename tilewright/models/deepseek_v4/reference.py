@@ -1,8 +1,9 @@
 """The Q/KV projection and its RoPE in Torch: the mathematics that the kernels are judged by.
 
-Between the rounding points that the contract names (BF16 after each RMSNorm with gamma, INT8 codes with
-an FP32 scale, BF16 outputs) everything is computed in `wide`: FP64 for the truth, FP32 for the plain
-baseline that speed is compared with. No tile, no accumulation order and no machine is imitated here.
+Between the rounding points that the contract names (BF16 after each RMSNorm with gamma, INT8 codes
+with an FP32 scale, BF16 outputs) everything is computed in `wide`: FP64 for the truth, FP32 for the
+plain baseline that speed is compared with. No tile, no accumulation order and no machine is
+imitated here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ANGLE_STEP = 4096  # rows of RoPE table made at a time: 2 MiB of FP64 pairs, abo
 
 
 def rms_norm(x: Tensor, gamma: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * gamma over the last axis, in the dtype of `x`; gamma None is all ones."""
+    """x / sqrt(mean(x^2) + eps) * gamma over the last axis; gamma None is all ones."""
     inv_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     normed = x * inv_rms
     return normed if gamma is None else normed * gamma.to(x.dtype)
@@ -35,14 +36,18 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Per-row INT8: x [T, N] -> codes [T, N] INT8, scale [T, 1] FP32, with x ~ codes * scale.
 
     FP32 throughout and in this order, because the contract names each of these roundings:
-    amax = max(|row|, 1e-4), inv_scale = 127 / amax, codes = rint(row * inv_scale), scale = 1 / inv_scale.
+    amax = max(|row|, 1e-4), inv_scale = 127 / amax, codes = rint(row * inv_scale), scale = 1 /
+    inv_scale.
     """
     return quantize_rows_with(x, x.float().abs().amax(-1, keepdim=True))
 
 
 def quantize_rows_with(x: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
     """`quantize_rows` with the largest magnitudes `amax` [T, 1] given."""
-    inv_scale = INT8_SCALE_MAX / amax.float().clamp_min(INT8_AMAX_FLOOR)
+    amax = amax.float().clamp_min(INT8_AMAX_FLOOR)
+    # A tensor on both sides: `127.0 / amax` is amax.reciprocal() * 127.0 in Torch, and rounds
+    # twice.
+    inv_scale = torch.full_like(amax, INT8_SCALE_MAX) / amax
     codes = torch.round(x.float() * inv_scale).clamp(-INT8_SCALE_MAX, INT8_SCALE_MAX)
     return codes.to(torch.int8), 1.0 / inv_scale
 
@@ -50,7 +55,8 @@ def quantize_rows_with(x: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the interleaved pairs (2i, 2i + 1) of the last axis.
 
-    x [..., rope_dim]; cos, sin [..., rope_dim // 2], one angle for each pair, broadcast over the rest.
+    x [..., rope_dim]; cos, sin [..., rope_dim // 2], one angle for each pair, broadcast over the
+    rest.
     """
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
@@ -60,14 +66,18 @@ def matmul_int8(codes: Tensor, weights: Tensor) -> Tensor:
     """[T, K] INT8 x [K, N] INT8 -> [T, N] INT32, exact: FP32 sums too short to round."""
     acc = torch.zeros(codes.shape[0], weights.shape[1], dtype=torch.int32)
     for k in range(0, codes.shape[1], EXACT_K):
-        acc += (codes[:, k : k + EXACT_K].float() @ weights[k : k + EXACT_K].float()).to(torch.int32)
+        acc += (codes[:, k : k + EXACT_K].float() @ weights[k : k + EXACT_K].float()).to(
+            torch.int32
+        )
     return acc
 
 
 # -- the operator ----------------------------------------------------------------------------------
 
 
-def x_norm_exact(values: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64) -> Tensor:
+def x_norm_exact(
+    values: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
+) -> Tensor:
     """The attention RMSNorm before it is rounded to BF16: [T, D] in `wide`."""
     return rms_norm(values["x"].to(wide), values["attn_norm"], cfg.rms_norm_eps)
 
@@ -75,7 +85,7 @@ def x_norm_exact(values: Mapping[str, Any], cfg: Config, wide: torch.dtype = tor
 def qr_norm_exact(
     x_norm: Tensor, values: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
 ) -> Tensor:
-    """The query's low-rank projection, normalised, before it is rounded to BF16: [T, Q_LORA] in `wide`."""
+    """The query's latent, normalised and not yet rounded to BF16: [T, Q_LORA] in `wide`."""
     qr_raw = x_norm.to(wide) @ values["wq_a"].to(wide)
     return rms_norm(qr_raw, values["q_norm"], cfg.rms_norm_eps)
 
@@ -83,7 +93,7 @@ def qr_norm_exact(
 def kv_from(
     kv_raw: Tensor, cos: Tensor, sin: Tensor, values: Mapping[str, Any], cfg: Config
 ) -> Tensor:
-    """kv_raw = x_norm @ wkv [T, HEAD_DIM] -> RMSNorm * gamma, RoPE on the tail; dtype of `kv_raw`."""
+    """kv_raw = x_norm @ wkv [T, HEAD_DIM] -> RMSNorm * gamma, RoPE on the tail; same dtype."""
     kv = rms_norm(kv_raw, values["kv_norm"], cfg.rms_norm_eps)
     return torch.cat((kv[:, : cfg.nope_dim], apply_rope(kv[:, cfg.nope_dim :], cos, sin)), dim=-1)
 
@@ -103,7 +113,9 @@ def q_from(
     """
     q_acc = matmul_int8(qr, values["wq_b"]).to(wide)
     column_scale = values["wq_b_scale"].to(wide).reshape(1, -1)
-    q = (q_acc * qr_scale.to(wide) * column_scale).reshape(-1, cfg.num_attention_heads, cfg.head_dim)
+    q = (q_acc * qr_scale.to(wide) * column_scale).reshape(
+        -1, cfg.num_attention_heads, cfg.head_dim
+    )
     q = rms_norm(q, None, cfg.rms_norm_eps)
     tail = apply_rope(q[..., cfg.nope_dim :], cos.to(wide)[:, None], sin.to(wide)[:, None])
     return torch.cat((q[..., : cfg.nope_dim], tail), dim=-1).to(torch.bfloat16)
@@ -112,8 +124,8 @@ def q_from(
 def rope_rows(values: Mapping[str, Any], cfg: Config) -> tuple[Tensor, Tensor]:
     """The angles of this call's tokens: cos, sin [T, rope_dim // 2] FP32.
 
-    With `start_pos` (prefill) the tables are `[max_seq, rope_dim]` and token t stands at start_pos + t;
-    without (decode) they hold one row per token already.
+    With `start_pos` (prefill) the tables are `[max_seq, rope_dim]` and token t stands at start_pos
+    + t; without (decode) they hold one row per token already.
     """
     half = cfg.rope_dim // 2
     first = int(values.get("start_pos", 0))
@@ -127,9 +139,9 @@ def qkv_reference(
     """All four outputs of one call, prefill (with `start_pos`) or decode.
 
     Takes x [T, D] BF16, attn_norm [1, D] FP32, wq_a [D, Q_LORA] BF16, q_norm [1, Q_LORA] FP32,
-    wq_b [Q_LORA, H * HEAD_DIM] INT8, wq_b_scale [H * HEAD_DIM // 128, 128] FP32, wkv [D, HEAD_DIM] BF16,
-    kv_norm [1, HEAD_DIM] FP32, rope_cos and rope_sin FP32 (see `rope_rows`). Gives q [T, H, HEAD_DIM]
-    BF16, kv [T, HEAD_DIM] BF16, qr [T, Q_LORA] INT8, qr_scale [T, 1] FP32.
+    wq_b [Q_LORA, H * HEAD_DIM] INT8, wq_b_scale [H * HEAD_DIM // 128, 128] FP32, wkv [D, HEAD_DIM]
+    BF16, kv_norm [1, HEAD_DIM] FP32, rope_cos and rope_sin FP32 (see `rope_rows`). Gives q [T, H,
+    HEAD_DIM] BF16, kv [T, HEAD_DIM] BF16, qr [T, Q_LORA] INT8, qr_scale [T, 1] FP32.
     """
     cos, sin = rope_rows(values, cfg)
     x_norm = x_norm_exact(values, cfg, wide).to(torch.bfloat16)
@@ -147,16 +159,18 @@ def qkv_reference(
 def prefill_reference(
     inputs: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """`qkv_reference` for a chunk of a prompt: `inputs` carries `start_pos` and whole RoPE tables."""
+    """`qkv_reference` for a chunk of a prompt: with `start_pos` and whole RoPE tables."""
     if "start_pos" not in inputs:
-        raise KeyError("prefill_reference needs 'start_pos'; rows per token are for decode_reference")
+        raise KeyError(
+            "prefill_reference needs 'start_pos'; rows per token are for decode_reference"
+        )
     return qkv_reference(inputs, cfg, wide)
 
 
 def decode_reference(
     inputs: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """`qkv_reference` for tokens anywhere: rope_cos, rope_sin are [T, rope_dim], a row per token."""
+    """`qkv_reference` for tokens anywhere: rope_cos, rope_sin [T, rope_dim], a row per token."""
     return qkv_reference({k: v for k, v in inputs.items() if k != "start_pos"}, cfg, wide)
 
 
@@ -166,9 +180,10 @@ def decode_reference(
 def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
     """Angle per position of each pair: [rope_dim // 2] FP64.
 
-    "plain": theta ** (-2i / rope_dim). "yarn": the same with its own theta, slow frequencies divided by
-    the factor, and a linear ramp between the pair that turns `beta_fast` times over the original length
-    and the one that turns `beta_slow` times. YaRN's attention factor is not multiplied in here.
+    "plain": theta ** (-2i / rope_dim). "yarn": the same with its own theta, slow frequencies
+    divided by the factor, and a linear ramp between the pair that turns `beta_fast` times over the
+    original length and the one that turns `beta_slow` times. YaRN's attention factor is not
+    multiplied in here.
     """
     dim = cfg.rope_dim
     pair = torch.arange(dim // 2, dtype=torch.float64)
@@ -188,7 +203,7 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
 
 
 def rope_at(positions: Tensor, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]:
-    """Rows for given positions [T]: cos, sin [T, rope_dim] FP32, the second half repeating the first."""
+    """Rows for given positions [T]: cos, sin [T, rope_dim] FP32, halves repeated."""
     angle = positions.to(torch.float64)[:, None] * rope_frequencies(cfg, rope)
     return angle.cos().float().repeat(1, 2), angle.sin().float().repeat(1, 2)
 
@@ -196,8 +211,8 @@ def rope_at(positions: Tensor, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]
 def rope_tables(max_seq: int, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]:
     """Tables for positions 0 .. max_seq - 1: cos, sin [max_seq, rope_dim] FP32, halves repeated.
 
-    Blocks of rows are one block turned on by the block's first angle: a million rows without 67 million
-    calls of sine, and accurate to about 3e-16 before the rounding to FP32.
+    Blocks of rows are one block turned on by the block's first angle: a million rows without 67
+    million calls of sine, and accurate to about 3e-16 before the rounding to FP32.
     """
     half = cfg.rope_dim // 2
     frequencies = rope_frequencies(cfg, rope)

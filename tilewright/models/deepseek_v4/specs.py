@@ -1,7 +1,7 @@
 """Seeded inputs for the Q/KV kernels, as specs in the kernels' parameter order.
 
-Every tensor has a generator of its own, seeded from the run's seed and the tensor's name: asking for more
-tokens or another position leaves the weights as they were.
+Every tensor has a generator of its own, seeded from the run's seed and the tensor's name: asking
+for more tokens or another position leaves the weights as they were.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from tilewright.errors import ArgumentValueError
 from tilewright.golden import ScalarSpec, Spec, TensorSpec
-from tilewright.models.deepseek_v4.config import DECODE_BATCH, DECODE_SEQ, PREFILL_SEQ, SCALE_BLOCK, Config, Rope
+from tilewright.models.deepseek_v4.config import (
+    DECODE_BATCH,
+    DECODE_SEQ,
+    PREFILL_SEQ,
+    SCALE_BLOCK,
+    Config,
+    Rope,
+)
 from tilewright.models.deepseek_v4.reference import rope_at, rope_tables
 
 # Standard deviation of the drawn weight codes: as when the largest of 1024 normal weights, about
@@ -58,7 +65,7 @@ def decode_specs(
     seed: int = 0,
     rope: Rope = "plain",
 ) -> list[Spec]:
-    """`tokens` tokens of different sequences, with the RoPE row of each; `positions` are drawn if None.
+    """`tokens` tokens of different sequences, a RoPE row each; `positions` are drawn if None.
 
     Raises ArgumentValueError for no tokens, and for positions outside 0 .. max_seq - 1.
     """
@@ -82,7 +89,7 @@ def decode_specs(
 
 
 def decode_positions(max_seq: int, tokens: int, seed: int) -> Tensor:
-    """[T] INT64: sequences of random length, each with DECODE_SEQ neighbouring tokens in this call."""
+    """[T] INT64: sequences of random length, DECODE_SEQ neighbouring tokens of each."""
     if max_seq < DECODE_SEQ:
         raise ArgumentValueError(f"max_seq is {max_seq}, wanted at least {DECODE_SEQ}")
     sequences = math.ceil(tokens / DECODE_SEQ)
@@ -98,10 +105,11 @@ def check_tokens(tokens: int) -> None:
 
 
 def check_positions(start_pos: int, tokens: int, max_seq: int) -> None:
-    """Raise ArgumentValueError unless rows start_pos .. start_pos + tokens - 1 are in a table of `max_seq`."""
+    """Raise ArgumentValueError unless `tokens` rows from start_pos are in a table of `max_seq`."""
     if tokens > max_seq:
         raise ArgumentValueError(
-            f"{tokens} tokens do not fit in RoPE tables of {max_seq} rows", help=f"tokens at most {max_seq}"
+            f"{tokens} tokens do not fit in RoPE tables of {max_seq} rows",
+            help=f"tokens at most {max_seq}",
         )
     last = max_seq - tokens
     if not 0 <= start_pos <= last:
@@ -135,7 +143,9 @@ def _common(cfg: Config, tokens: int, seed: int) -> list[Spec]:
 
     def column_scales(blocks: int, width: int) -> Tensor:
         # Weights of deviation 1 / sqrt(Q_LORA), columns up to three times apart.
-        spread = torch.empty(blocks, width).uniform_(0.5, 1.5, generator=_generator(seed, "wq_b_scale"))
+        spread = torch.empty(blocks, width).uniform_(
+            0.5, 1.5, generator=_generator(seed, "wq_b_scale")
+        )
         return spread / (CODE_STD * math.sqrt(q_lora))
 
     # Gains around 1, both sides; weights such that every projection has deviation about 1.
