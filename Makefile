@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-CODE   := tilewright tests benchmarks examples
+CODE   := $(wildcard tilewright tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test quick lint format clean

@@ -168,3 +168,54 @@ def test_durations_and_sizes_have_a_unit_that_suits_them():
 def test_a_diff_shows_only_what_a_pass_changed():
     assert changes("a\nb", "a\nb", "x", "y") == "y changed nothing"
     assert changes("a\nb", "a\nc", "x", "y").splitlines()[-2:] == ["-b", "+c"]
+
+
+# -- the kernels themselves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["interpreter", "native"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_passes_its_check(kernel, backend):
+    options = ["--preset", "demo", "--backend", backend, "--tokens", "7", "--no-baseline"]
+    result = invoke("check", kernel, "--start-pos", "4089", "--rope", "yarn", *options)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_pos", [0, 128, 1048576 - 128])
+def test_prefill_at_full_size_passes_wherever_it_starts(start_pos):
+    result = invoke("check", "prefill", "--start-pos", str(start_pos), "--no-baseline")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_kernel_file_runs_its_own_check():
+    command = [sys.executable, "-m", "tilewright.models.deepseek_v4.prefill_qkv_proj_rope"]
+    options = ["--preset", "demo", "--start-pos", "128", "--tokens", "3", "--no-baseline"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "start_pos 128" in done.stdout
+    assert "PASS" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ["func prefill_qkv_proj_rope", "row_sum", '"attn_norm"']),
+        (["--spans"], ["# steps.py:", "# prefill_qkv_proj_rope.py:"]),
+        (["--stage", "lowered"], ["matmul_packed"]),
+        (["--after", "tile_matmul", "--diff"], ["+++ after tile_matmul", "pack"]),
+        (["--stage", "llvm"], ["define", "target triple"]),
+        (["--stage", "asm"], [".text", "ret"]),
+    ],
+)
+def test_show_prints_the_program_at_each_stage(options, words):
+    result = invoke("show", "prefill", "--tokens", "3", *options)
+    assert result.exit_code == 0
+    for word in words:
+        assert word in result.output
+
+
+def test_show_refuses_a_pass_that_does_not_exist_with_those_that_do():
+    result = invoke("show", "prefill", "--tokens", "1", "--after", "magic")
+    assert result.exit_code == 2
+    assert "tile_matmul" in result.output

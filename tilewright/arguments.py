@@ -55,10 +55,12 @@ def bind(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     data: bool = True,
+    released: frozenset[str] = frozenset(),
 ) -> Bound:
     """Give every parameter its argument and check kinds, dtypes, device, layout and ranges.
 
-    data=False: only shapes and dtypes matter, so that meta tensors will do.
+    data=False: only shapes and dtypes matter, so that meta tensors will do; the same for the arguments
+    named in `released`.
     Raises ArgumentError or ArgumentValueError naming the argument, what was found and what is
     wanted.
     """
@@ -69,7 +71,7 @@ def bind(
     key = []
     for slot, value in zip(slots, args, strict=True):
         if slot.kind == "tensor":
-            found = _tensor_type(slot, value, data)
+            found = _tensor_type(slot, value, data and slot.name not in released)
             types[slot.name] = found
             key.append(found)
         else:

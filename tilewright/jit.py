@@ -58,7 +58,7 @@ class Specialization:
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """One traced program and what was made of it."""
 
     traced: Traced
@@ -67,12 +67,12 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class _State:
+class State:
     """What a kernel remembers between calls."""
 
     slots: tuple[Slot, ...]
     constants: set[str] = field(default_factory=set)  # scalars that had to become constants
-    entries: dict[Any, list[_Entry]] = field(default_factory=dict)
+    entries: dict[Any, list[Entry]] = field(default_factory=dict)
 
 
 class _Interpreted:
@@ -121,8 +121,8 @@ class _Launcher:
 
         None in place style; the created tensors in return style.
         """
-        threads = _thread_count(threads)
-        state = _state(kernel)
+        threads = thread_count(threads)
+        state = state_of(kernel)
         bound = bind(kernel, state.slots, args, kwargs)
         special = _specialize(kernel, state, bound, _backend(backend))
         traced = special.traced
@@ -139,11 +139,17 @@ class _Launcher:
         )
         return results[0] if len(results) == 1 else results
 
+    def bind(self, kernel: Kernel, tensors: dict[str, Any], release: bool) -> Any:
+        """The kernel with some tensors fixed."""
+        from tilewright.bound import BoundKernel
+
+        return BoundKernel(kernel, tensors, release)
+
     def specialize(
         self, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
     ) -> Specialization:
         """Compile for arguments like these. Tensors may be on the meta device; no data is read."""
-        state = _state(kernel)
+        state = state_of(kernel)
         return _specialize(
             kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend)
         )
@@ -159,7 +165,7 @@ def _backend(asked: str | None) -> str:
     return asked
 
 
-def _thread_count(asked: int | None) -> int | None:
+def thread_count(asked: int | None) -> int | None:
     if asked is None:
         return knobs.threads()
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
@@ -167,10 +173,10 @@ def _thread_count(asked: int | None) -> int | None:
     return asked
 
 
-def _state(kernel: Kernel) -> _State:
-    state: _State | None = kernel.specializations.get("state")
+def state_of(kernel: Kernel) -> State:
+    state: State | None = kernel.specializations.get("state")
     if state is None:
-        state = _State(slots_of(kernel))
+        state = State(slots_of(kernel))
         kernel.specializations["state"] = state
     return state
 
@@ -184,7 +190,7 @@ def _fresh(shape: tuple[int, ...], dtype: str | None, fill: float) -> Any:
     return torch.full(shape, fill, dtype=getattr(torch, dtype))
 
 
-def _specialize(kernel: Kernel, state: _State, bound: Bound, backend: str) -> Specialization:
+def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Specialization:
     """The specialisation for these arguments, compiled if there is none that is still fresh."""
     found = _find(state, bound, backend)
     if found is not None:
@@ -193,12 +199,7 @@ def _specialize(kernel: Kernel, state: _State, bound: Bound, backend: str) -> Sp
         found = _find(state, bound, backend)
         if found is not None:
             return found
-        entry = _entry(state, bound)
-        if entry is None:
-            parameters = signature_of(kernel)
-            if kernel.check_annotations and knobs.check_annotations():
-                check_annotations(parameters, bound)
-            entry = _trace(kernel, state, bound)
+        entry = entry_of(kernel, state, bound)
         started = time.perf_counter()
         executable = _COMPILERS[backend](entry.traced.function)
         seconds = entry.trace_seconds + time.perf_counter() - started
@@ -207,7 +208,18 @@ def _specialize(kernel: Kernel, state: _State, bound: Bound, backend: str) -> Sp
         return special
 
 
-def _key(state: _State, bound: Bound) -> Any:
+def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
+    """The traced program for these arguments, read from the source if there is none that is still fresh."""
+    with _compiling:
+        entry = _entry(state, bound)
+        if entry is None:
+            if kernel.check_annotations and knobs.check_annotations():
+                check_annotations(signature_of(kernel), bound)
+            entry = _trace(kernel, state, bound)
+        return entry
+
+
+def _key(state: State, bound: Bound) -> Any:
     """Dtypes and shapes of tensors, and the values of the scalars that became constants."""
     if not state.constants:
         return bound.key
@@ -217,7 +229,7 @@ def _key(state: _State, bound: Bound) -> Any:
     return (bound.key, *values)
 
 
-def _entry(state: _State, bound: Bound) -> _Entry | None:
+def _entry(state: State, bound: Bound) -> Entry | None:
     """The traced program for these arguments; programs whose constants have changed are dropped."""
     key = _key(state, bound)
     entries = state.entries.get(key)
@@ -229,12 +241,12 @@ def _entry(state: _State, bound: Bound) -> _Entry | None:
     return fresh[0] if fresh else None
 
 
-def _find(state: _State, bound: Bound, backend: str) -> Specialization | None:
+def _find(state: State, bound: Bound, backend: str) -> Specialization | None:
     entry = _entry(state, bound)
     return None if entry is None else entry.ready.get(backend)
 
 
-def _trace(kernel: Kernel, state: _State, bound: Bound) -> _Entry:
+def _trace(kernel: Kernel, state: State, bound: Bound) -> Entry:
     """Read the kernel, turning scalars into constants as far as it needs them."""
     started = time.perf_counter()
     while True:
@@ -247,12 +259,12 @@ def _trace(kernel: Kernel, state: _State, bound: Bound) -> _Entry:
             state.constants.add(needed.parameter)
     for line in traced.prints:
         print(line)
-    entry = _Entry(traced, time.perf_counter() - started)
+    entry = Entry(traced, time.perf_counter() - started)
     state.entries.setdefault(_key(state, bound), []).append(entry)
     return entry
 
 
-def _argument(state: _State, bound: Bound, slot: Slot) -> TensorArgument | ScalarArgument:
+def _argument(state: State, bound: Bound, slot: Slot) -> TensorArgument | ScalarArgument:
     if slot.kind == "tensor":
         return TensorArgument(*bound.types[slot.name])
     assert slot.dtype is not None

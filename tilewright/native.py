@@ -69,7 +69,7 @@ class NativeProgram:
         The tensors have been checked (tilewright.jit); they are written in place. Raises BoundsError or
         KernelError, with the author's line, when a check of the program fails.
         """
-        threads = 1 if self.small else threads or _torch_threads()
+        threads = 1 if self.small else threads or torch_threads()
         with self._pools.borrow(threads) as memory:
             words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
             memory.fill_words(words)
@@ -112,7 +112,7 @@ class NativeProgram:
         return BoundsError(f"{check.name} failed with {seen}", check.span)
 
 
-def _torch_threads() -> int:
+def torch_threads() -> int:
     """What `torch.set_num_threads` says now, as its team is the one that runs."""
     import torch
 

@@ -192,8 +192,8 @@ def _heading(request: Request, entry: Entry, tokens: int) -> str:
         at = "start_pos 0"
     threads = "" if request.threads is None else f"  threads {request.threads}"
     return (
-        f"[bold]{entry.name}[/]  {request.preset}  {tokens} token{'s' * (tokens > 1)}  {at}  rope {request.rope}"
-        f"  {request.backend}{threads}  seed {request.seed}"
+        f"[bold]{entry.name}[/]  {request.preset}  {tokens} token{'s' * (tokens > 1)}"
+        f"  {at}  rope {request.rope}  {request.backend}{threads}  seed {request.seed}"
     )
 
 

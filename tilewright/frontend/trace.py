@@ -105,14 +105,11 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
     returned = _results(t, result)
     ops, fresh = _fresh_results(t, list(t.builder.ops), returned)
     names = tuple(tensor.root for tensor in returned)
-    if returned:
-        with t.builder.block() as last:
-            t.builder.op(
-                "return",
-                [tensor.value for tensor in returned],
-                span=t.span(source.function.body[-1]),
-            )
-        ops += last
+    with t.builder.block() as last:
+        t.builder.op(
+            "return", [tensor.value for tensor in returned], span=t.span(source.function.body[-1])
+        )
+    ops += last
     directed = [
         replace(p, direction="inout") if p.direction == "in" and p.value.name in t.written else p
         for p in params

@@ -28,6 +28,8 @@ class Launcher(Protocol):
         threads: int | None,
     ) -> Any: ...
 
+    def bind(self, kernel: Kernel, tensors: dict[str, Any], release: bool) -> Any: ...
+
     def specialize(
         self, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
     ) -> Any: ...
@@ -106,6 +108,14 @@ class Kernel:
         """The program compiled for arguments like these; nothing is run and no data is read."""
         self._require_entry()
         return _launcher().specialize(self, args, kwargs, backend)
+
+    def bind(self, *, release: bool = False, **tensors: Any) -> Any:
+        """The kernel with these tensor arguments fixed: weights are packed once, on the first call.
+
+        release: let go of a tensor once it is packed. See `tilewright.bound.BoundKernel`.
+        """
+        self._require_entry()
+        return _launcher().bind(self, tensors, release)
 
     def _require_entry(self) -> None:
         if self.kind != "entry":

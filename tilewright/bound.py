@@ -1,0 +1,209 @@
+"""A kernel with some of its arguments fixed: weights are packed once and kept in the order they are streamed."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+from tilewright.arguments import Bound, bind, check_overlap
+from tilewright.codegen.llvm.prepack import emit_prepack
+from tilewright.dtypes import DType
+from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.ir.nodes import Function
+from tilewright.ir.types import PanelType
+from tilewright.jit import Entry, entry_of, state_of, thread_count
+from tilewright.language.kernel import Kernel
+from tilewright.machine import host
+from tilewright.native import NativeProgram, torch_threads
+from tilewright.passes.pipeline import prepare
+from tilewright.runtime import engine
+from tilewright.runtime import threads as teams
+from tilewright.runtime.memory import Pages
+
+
+@dataclass(slots=True)
+class _Frozen:
+    """One fixed argument, and its packed form once some program wants that.
+
+    version: Torch's count of in-place changes when it was fixed; None for an inference tensor, which
+             does not count.
+    """
+
+    name: str
+    tensor: Any
+    alive: weakref.ref[Any]
+    version: int | None
+    meta: Any  # shape and dtype for specialising, when the tensor itself is gone
+    panel: Pages | None = None
+
+
+class BoundKernel:
+    """`kernel.bind(name=tensor, …)`: call it with the other arguments.
+
+    A fixed matrix that the kernel only multiplies with is packed on the first call and kept; the panel
+    takes as much memory as the matrix (K and N rounded up to a block). With `release=True` the bound
+    kernel then lets go of the tensor, so that the caller may free it.
+
+    A fixed tensor must not change: a call after an in-place change raises ArgumentValueError (Torch
+    counts changes, except of inference tensors). Bind again to use the new contents.
+    """
+
+    def __init__(self, kernel: Kernel, tensors: Mapping[str, Any], release: bool = False) -> None:
+        state = state_of(kernel)
+        kinds = {slot.name: slot for slot in state.slots}
+        for name, tensor in tensors.items():
+            if name not in kinds:
+                raise ArgumentError(
+                    f"{kernel.__name__!r} has no parameter {name!r}",
+                    help=f"its parameters are {', '.join(kinds)}",
+                )
+            if kinds[name].kind != "tensor" or not hasattr(tensor, "data_ptr"):
+                raise ArgumentError(
+                    f"argument {name!r} cannot be bound: only tensors can, got {type(tensor).__name__}",
+                    kinds[name].span,
+                    help="pass it with each call",
+                )
+        self.kernel = kernel
+        self.release = release
+        self._state = state
+        self._frozen = {name: _freeze(name, tensor) for name, tensor in tensors.items()}
+        self._free = [slot.name for slot in state.slots if slot.name not in tensors]
+        self._programs: dict[int, tuple[Entry, NativeProgram]] = {}  # by id of the entry
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run with the arguments that are not fixed, positional ones in the kernel's order."""
+        self.run(*args, **kwargs)
+
+    def run(self, *args: Any, threads: int | None = None, **kwargs: Any) -> None:
+        """As a call, on `threads` threads (as many as Torch uses when None)."""
+        threads = thread_count(threads)
+        bound = self._bind(args, kwargs)
+        program = self._program(bound, threads)
+        written = {p.value.name for p in program.lowered.params if p.direction in ("out", "inout")}
+        check_overlap(self.kernel, bound, written)
+        values = []
+        for param in program.lowered.params:
+            frozen = self._frozen.get(param.value.name)
+            if isinstance(param.value.type, PanelType):
+                assert frozen is not None and frozen.panel is not None
+                values.append(frozen.panel.address)
+            else:
+                values.append(bound.values[param.value.name])
+        program.run(values, threads)
+
+    def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
+        """The program for arguments like these; packs what it wants packed."""
+        return self._program(self._bind(args, kwargs), threads)
+
+    @property
+    def panel_bytes(self) -> int:
+        """Memory that packed weights take now."""
+        return sum(f.panel.nbytes for f in self._frozen.values() if f.panel is not None)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
+        if len(args) > len(self._free):
+            raise ArgumentError(
+                f"{self.kernel.__name__!r} takes {len(self._free)} more arguments, got {len(args)}",
+                help=f"bound already: {', '.join(self._frozen)}; pass {', '.join(self._free)}",
+            )
+        given = dict(zip(self._free, args, strict=False))
+        for name, value in kwargs.items():
+            if name in given or name in self._frozen:
+                raise ArgumentError(
+                    f"argument {name!r} is given twice" if name in given else f"argument {name!r} is bound already",
+                    help=f"pass {', '.join(self._free)}",
+                )
+            given[name] = value
+        fixed = {f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()}
+        for frozen in self._frozen.values():
+            _require_unchanged(frozen)
+        released = frozenset(f.name for f in self._frozen.values() if f.tensor is None)
+        return bind(self.kernel, self._state.slots, (), {**given, **fixed}, released=released)
+
+    def _program(self, bound: Bound, threads: int | None) -> NativeProgram:
+        entry = entry_of(self.kernel, self._state, bound)
+        found = self._programs.get(id(entry))
+        if found is None:
+            with self._lock:
+                found = self._programs.get(id(entry))
+                if found is None:
+                    function = _with_frozen(entry.traced.function, self._frozen)
+                    program = NativeProgram(prepare(function, host()))
+                    self._pack(program, threads)
+                    found = self._programs[id(entry)] = (entry, program)
+        return found[1]
+
+    def _pack(self, program: NativeProgram, threads: int | None) -> None:
+        """Pack what the program reads as panels; keep the tensors that it reads as they are."""
+        for param in program.lowered.params:
+            frozen = self._frozen.get(param.value.name)
+            if frozen is None:
+                continue
+            if not isinstance(param.value.type, PanelType):
+                _require_tensor(frozen)
+            elif frozen.panel is None:
+                frozen.panel = prepack(_require_tensor(frozen), param.value.type.dtype, threads)
+        if self.release:
+            for frozen in self._frozen.values():
+                if frozen.panel is not None:
+                    frozen.tensor = None
+
+
+def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
+    """The panel of a contiguous [K, N] Torch matrix, for this machine's microkernel."""
+    with _prepack_lock:
+        if dtype not in _prepackers:
+            text, kernel = emit_prepack(dtype, host())
+            _prepackers[dtype] = (engine.load(text, ["worker"]), kernel)
+        code, kernel = _prepackers[dtype]
+    k, n = matrix.shape
+    panel = Pages(kernel.panel_bytes(k, n))
+    words = (ctypes.c_uint64 * 5)(matrix.data_ptr(), n * dtype.nbytes, panel.address, k, n)
+    teams.team(code["worker"], ctypes.addressof(words), threads or torch_threads())
+    return panel
+
+
+_prepackers: dict[DType, Any] = {}
+_prepack_lock = threading.Lock()
+
+
+def _freeze(name: str, tensor: Any) -> _Frozen:
+    version = None if tensor.is_inference() else tensor._version
+    return _Frozen(name, tensor, weakref.ref(tensor), version, tensor.new_empty(tensor.shape, device="meta"))
+
+
+def _require_unchanged(frozen: _Frozen) -> None:
+    tensor = frozen.alive()
+    if tensor is None or frozen.version is None or tensor.is_inference():
+        return
+    if tensor._version != frozen.version:
+        raise ArgumentValueError(
+            f"the bound argument {frozen.name!r} was changed in place after bind"
+            f" (Torch counts {tensor._version - frozen.version} changes)",
+            help="call kernel.bind(…) again to use its new contents",
+        )
+
+
+def _require_tensor(frozen: _Frozen) -> Any:
+    if frozen.tensor is None:
+        raise ArgumentValueError(
+            f"the bound argument {frozen.name!r} was released, and this call needs it unpacked",
+            help="bind with release=False",
+        )
+    return frozen.tensor
+
+
+def _with_frozen(function: Function, frozen: Mapping[str, Any]) -> Function:
+    params = tuple(
+        replace(p, direction="frozen") if p.value.name in frozen and p.direction == "in" else p
+        for p in function.params
+    )
+    return replace(function, params=params)
+
+
