@@ -70,7 +70,7 @@ class Plan:
     narrowed: dict[str, ScalarType]  # scalars whose type widens
 
 
-class _Again(Exception):  # noqa: N818 - a request, not an error
+class _Again(Exception):
     """The plan was wrong and has been corrected."""
 
 

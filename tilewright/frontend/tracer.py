@@ -40,7 +40,7 @@ from tilewright.language.kernel import Kernel
 from tilewright.span import Span
 
 
-class NeedsConstant(Exception):  # noqa: N818 - a request, not an error
+class NeedsConstant(Exception):
     """A run-time scalar stands where only a constant can: trace again with its value."""
 
     def __init__(self, parameter: str) -> None:
@@ -48,7 +48,7 @@ class NeedsConstant(Exception):  # noqa: N818 - a request, not an error
         super().__init__(parameter)
 
 
-class NeedsRegion(Exception):  # noqa: N818 - a request, not an error
+class NeedsRegion(Exception):
     """Work on blocks met in orchestration: the statement is read again as a region of its own."""
 
 

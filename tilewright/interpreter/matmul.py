@@ -60,7 +60,7 @@ def pack(call: Call, b: Array, k: int, n: int) -> Array:
 @meaning("panel_window")
 def panel_window(call: Call, panel: Array, k0: int, n0: int) -> Array:
     """Rows and columns of the matrix that the panel holds."""
-    return panel[k0 : k0 + call.attr("k"), n0 : n0 + call.attr("n")]
+    return panel[k0 : k0 + call.get("k"), n0 : n0 + call.get("n")]
 
 
 @meaning("matmul_packed")

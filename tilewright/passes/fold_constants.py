@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tilewright.dtypes import BF16, FP16, FP32
 from tilewright.ir.build import fold_scalar
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
-from tilewright.ir.walk import Replace, map_ops, substitute, substituted, yielded
+from tilewright.ir.walk import Replace, map_ops, substitute, yielded
 from tilewright.machine import Machine
 
 
@@ -36,7 +37,8 @@ def _fold_cast(op: Op) -> Const | None:
     if to.is_integer:
         low, high = to.int_range()
         return Const(min(max(int(value), low), high), to)
-    return Const(float(value), to) if to.is_float and abs(value) < 1 << 24 else None
+    exact = {FP32: 24, FP16: 11, BF16: 8}.get(to, 0)  # bits of a significand
+    return Const(float(value), to) if abs(value) < 1 << exact else None
 
 
 def share_scalars(fn: Function) -> Function:
@@ -51,7 +53,8 @@ def _share(block: Block, outer: dict[tuple, Value]) -> Block:
     for op in block.ops:
         op = substitute(op, mapping)
         if op.name.startswith("s."):
-            key = (op.name, substituted(op.operands, mapping), op.attrs)
+            signs = tuple(repr(x.value) for x in op.operands if isinstance(x, Const))  # 0.0 == -0.0
+            key = (op.name, op.operands, signs, op.attrs)
             if key in known:
                 mapping[op.result] = known[key]
                 continue

@@ -66,6 +66,7 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
             out.append(op)
         else:
             run.append(op)
+    close([])
     return Block(block.args, tuple(out))
 
 

@@ -74,7 +74,7 @@ class FunctionEmitter:
         self.entry = fn.append_basic_block("entry")
         self.exit = fn.append_basic_block("exit")
         self.b = ir.IRBuilder(self.entry)
-        self.lanes = Lanes(self.b)
+        self.lanes = Lanes(self.b, machine)
         self.shared_base = self.word(SHARED_ARENA)
         stride = self.b.ptrtoint(self.word(PRIVATE_STRIDE), I64)
         self.private_base = offset(self.b, self.word(PRIVATE_ARENAS), self.b.mul(self.tid, stride))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm.types import F16, F32, I1, I8, I16, I32, const, intrinsic, memory_type, splat
+from tilewright.codegen.llvm.types import BFLOAT, F16, F32, I1, I8, I16, I32, const, intrinsic, memory_type, splat
 from tilewright.dtypes import BF16, BOOL, FP16, FP32, DType
+from tilewright.machine import Machine
 
 F64 = ir.DoubleType()
 
@@ -17,8 +18,9 @@ F64 = ir.DoubleType()
 class Lanes:
     """Emits arithmetic at the builder's position."""
 
-    def __init__(self, builder: ir.IRBuilder) -> None:
+    def __init__(self, builder: ir.IRBuilder, machine: Machine) -> None:
         self.b = builder
+        self.machine = machine
 
     # Types and constants of as many lanes as a value has
 
@@ -70,6 +72,32 @@ class Lanes:
         return x
 
     def _to_bf16(self, x: ir.Value, mode: str) -> ir.Value:
+        if mode in ("rint", "none", "odd") and isinstance(x.type, ir.VectorType) and self.has_bf16_convert(x):
+            return self._to_bf16_by_instruction(x)
+        return self._to_bf16_by_bits(x, mode)
+
+    def has_bf16_convert(self, x: ir.Value) -> bool:
+        return self.machine.vector_bits == 512 and self.machine.has("avx512bf16") and x.type.count == 16
+
+    def _to_bf16_by_instruction(self, x: ir.Value) -> ir.Value:
+        """`vcvtneps2bf16` rounds to nearest even and keeps NaN, but takes subnormals for zero: a vector with
+        one, which is rare, goes the long way."""
+        b = self.b
+        wide, bits = x.type, ir.VectorType(I1, 16)
+        classify = intrinsic(b.module, "llvm.x86.avx512.fpclass.ps.512", bits, [wide, I32])
+        subnormal = b.call(classify, [x, const(I32, 0x20)])
+        convert = intrinsic(b.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFLOAT, 16), [wide])
+        quick = b.bitcast(b.call(convert, [x]), ir.VectorType(I16, 16))
+        usual = b.block
+        with b.if_then(b.icmp_signed("!=", b.bitcast(subnormal, I16), const(I16, 0)), likely=False):
+            exact = self._to_bf16_by_bits(x, "rint")
+            rare = b.block
+        result = b.phi(quick.type)
+        result.add_incoming(quick, usual)
+        result.add_incoming(exact, rare)
+        return result
+
+    def _to_bf16_by_bits(self, x: ir.Value, mode: str) -> ir.Value:
         """Add what rounds up, keep the upper half of the bits. A NaN becomes a quiet NaN."""
         b = self.b
         bits = b.bitcast(x, self.like(I32, x))

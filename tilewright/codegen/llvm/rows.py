@@ -58,7 +58,7 @@ class RowEmitter:
     def __init__(self, owner: FunctionEmitter) -> None:
         self.owner = owner
         self.b = owner.b
-        self.lanes = Lanes(owner.b)
+        self.lanes = owner.lanes
         self.rows: list[Extent] = []  # indices of the current row
 
     def over_rows(

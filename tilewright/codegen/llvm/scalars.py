@@ -77,7 +77,7 @@ def _floor_division(owner: FunctionEmitter, op: Op, x: ir.Value, y: ir.Value) ->
 
 def _cast(owner: FunctionEmitter, source: DType, to: DType, x: ir.Value) -> ir.Value:
     """Float to integer truncates and saturates; a 16-bit float scalar is held as the FP32 it equals."""
-    b, lanes = owner.b, Lanes(owner.b)
+    b, lanes = owner.b, owner.lanes
     if to == BOOL:
         zero = Lanes.constant(x.type, 0)
         return x if x.type == I1 else b.fcmp_unordered("!=", x, zero) if x.type == F32 else b.icmp_signed("!=", x, zero)
