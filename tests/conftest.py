@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -13,7 +14,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # Compiled code is kept, so that the cache is tried by all tests, but not in the user's own folder.
+    folder = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["TILEWRIGHT_CACHE_DIR"] = folder.name
     # Tests look at the program after every pass; in production the knob is off.
     os.environ.setdefault("TILEWRIGHT_VERIFY", "1")
 

@@ -15,7 +15,7 @@ import pytest
 from llvmlite import ir
 from native import aligned
 
-from tilewright.codegen.llvm import sync
+from tilewright.codegen.llvm import abi, sync
 from tilewright.codegen.llvm.types import I64, PTR, VOID, counted, index, offset
 from tilewright.machine import host
 from tilewright.runtime import engine, threads
@@ -33,7 +33,7 @@ def worker(body: Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], None]) -
     return engine.load(str(module), ["worker"])
 
 
-SLOTS = sync.shared_bytes(2)  # behind the shared block, 64 bytes for each thread
+SLOTS = abi.shared_bytes(2)  # behind the shared block, 64 bytes for each thread
 
 
 def slot(b: ir.IRBuilder, data: ir.Value, tid: ir.Value) -> ir.Value:

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-
 from tilewright.arguments import Bound, bind, check_overlap
-from tilewright.codegen.llvm.prepack import emit_prepack
 from tilewright.dtypes import DType
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.ir.nodes import Function
@@ -19,8 +17,8 @@ from tilewright.ir.types import PanelType
 from tilewright.jit import Entry, entry_of, state_of, thread_count
 from tilewright.language.kernel import Kernel
 from tilewright.machine import host
-from tilewright.native import NativeProgram, torch_threads
-from tilewright.passes.pipeline import prepare
+from tilewright.native import Code, NativeProgram, code_for, torch_threads
+from tilewright.passes.prepare import prepare
 from tilewright.runtime import engine
 from tilewright.runtime import threads as teams
 from tilewright.runtime.memory import Pages
@@ -85,10 +83,10 @@ class BoundKernel:
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
         program = self._program(bound, threads)
-        written = {p.value.name for p in program.lowered.params if p.direction in ("out", "inout")}
+        written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
         check_overlap(self.kernel, bound, written)
         values = []
-        for param in program.lowered.params:
+        for param in program.params:
             frozen = self._frozen.get(param.value.name)
             if isinstance(param.value.type, PanelType):
                 assert frozen is not None and frozen.panel is not None
@@ -112,19 +110,23 @@ class BoundKernel:
                 f"{self.kernel.__name__!r} takes {len(self._free)} more arguments, got {len(args)}",
                 help=f"bound already: {', '.join(self._frozen)}; pass {', '.join(self._free)}",
             )
-        given = dict(zip(self._free, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given or name in self._frozen:
-                raise ArgumentError(
-                    f"argument {name!r} is given twice" if name in given else f"argument {name!r} is bound already",
-                    help=f"pass {', '.join(self._free)}",
-                )
-            given[name] = value
-        fixed = {f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()}
         for frozen in self._frozen.values():
             _require_unchanged(frozen)
         released = frozenset(f.name for f in self._frozen.values() if f.tensor is None)
-        return bind(self.kernel, self._state.slots, (), {**given, **fixed}, released=released)
+        fixed = {f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()}
+        given = {**fixed, **dict(zip(self._free, args, strict=False))}
+        for name, value in kwargs.items():
+            if name in given:
+                how = "bound already" if name in self._frozen else "given twice"
+                raise ArgumentError(
+                    f"argument {name!r} is {how}", help=f"pass {', '.join(self._free)}"
+                )
+            given[name] = value
+        slots = self._state.slots
+        if len(given) == len(slots) and all(slot.name in given for slot in slots):
+            in_order = tuple(given[slot.name] for slot in slots)
+            return bind(self.kernel, slots, in_order, {}, released=released)
+        return bind(self.kernel, slots, (), given, released=released)  # defaults, or what is missing
 
     def _program(self, bound: Bound, threads: int | None) -> NativeProgram:
         entry = entry_of(self.kernel, self._state, bound)
@@ -141,7 +143,7 @@ class BoundKernel:
 
     def _pack(self, program: NativeProgram, threads: int | None) -> None:
         """Pack what the program reads as panels; keep the tensors that it reads as they are."""
-        for param in program.lowered.params:
+        for param in program.params:
             frozen = self._frozen.get(param.value.name)
             if frozen is None:
                 continue
@@ -157,19 +159,27 @@ class BoundKernel:
 
 def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
     """The panel of a contiguous [K, N] Torch matrix, for this machine's microkernel."""
+    from tilewright.codegen.llvm.microkernel import choose
+    from tilewright.codegen.llvm.prepack import emit_prepack
+
     with _prepack_lock:
         if dtype not in _prepackers:
-            text, kernel = emit_prepack(dtype, host())
-            _prepackers[dtype] = (engine.load(text, ["worker"]), kernel)
-        code, kernel = _prepackers[dtype]
+            machine = host()
+
+            def build() -> tuple[dict[str, Any], bytes]:
+                text, _ = emit_prepack(dtype, machine)
+                return {}, engine.compile_object(text, machine)
+
+            _prepackers[dtype] = code_for("prepack", lambda: dtype.name, machine, build)
+        code = _prepackers[dtype]
     k, n = matrix.shape
-    panel = Pages(kernel.panel_bytes(k, n))
+    panel = Pages(choose(dtype, host()).panel_bytes(k, n))
     words = (ctypes.c_uint64 * 5)(matrix.data_ptr(), n * dtype.nbytes, panel.address, k, n)
-    teams.team(code["worker"], ctypes.addressof(words), threads or torch_threads())
+    teams.team(code.library["worker"], ctypes.addressof(words), threads or torch_threads())
     return panel
 
 
-_prepackers: dict[DType, Any] = {}
+_prepackers: dict[DType, Code] = {}
 _prepack_lock = threading.Lock()
 
 

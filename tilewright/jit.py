@@ -24,6 +24,7 @@ from tilewright.frontend import (
 )
 from tilewright.ir.nodes import Function
 from tilewright.language.kernel import Kernel, register_launcher
+from tilewright.runtime.collector import collector_waits
 
 
 class Executable(Protocol):
@@ -80,7 +81,7 @@ class _Interpreted:
 
     def __init__(self, function: Function) -> None:
         from tilewright.machine import host
-        from tilewright.passes.pipeline import prepare
+        from tilewright.passes.prepare import prepare
 
         self.function = prepare(function, host())
 
@@ -93,7 +94,7 @@ class _Interpreted:
 def _native(function: Function) -> Executable:
     from tilewright.machine import host
     from tilewright.native import compile_native
-    from tilewright.passes.pipeline import prepare
+    from tilewright.passes.prepare import prepare
 
     executable: Executable = compile_native(prepare(function, host()))
     return executable
@@ -195,7 +196,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
     found = _find(state, bound, backend)
     if found is not None:
         return found
-    with _compiling:
+    with _compiling, collector_waits():
         found = _find(state, bound, backend)
         if found is not None:
             return found
@@ -210,7 +211,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
 
 def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
     """The traced program for these arguments, read from the source if there is none that is still fresh."""
-    with _compiling:
+    with _compiling, collector_waits():
         entry = _entry(state, bound)
         if entry is None:
             if kernel.check_annotations and knobs.check_annotations():

@@ -6,12 +6,16 @@ Read when asked for, never at import.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.errors import ArgumentValueError
 
 BACKENDS = ("native", "interpreter")
+
+# When this process loaded the package: code written later is not the code that runs.
+LOADED_AT = time.time()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ ANNOTATIONS = Knob(
     "1",
     "Refuse arguments that differ from their annotated shape or dtype.",
 )
-CACHE = Knob(
-    "TILEWRIGHT_CACHE", "", "Folder for compiled code; empty means the user's cache folder."
+CACHE = Knob("TILEWRIGHT_CACHE", "1", "Keep compiled code on disk between runs (1) or not (0).")
+CACHE_DIR = Knob(
+    "TILEWRIGHT_CACHE_DIR", "", "Folder for compiled code; empty means the user's cache folder."
 )
-CACHING = Knob("TILEWRIGHT_CACHING", "1", "Keep compiled code on disk between runs (1) or not (0).")
 # These three keep the names that existing scripts set.
 BENCH = Knob(
     "PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0)."
@@ -62,7 +66,7 @@ GOLDEN_THREADS = Knob(
     "Torch's threads while a golden is computed; empty leaves them as they are.",
 )
 
-KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHING, BENCH, BENCH_ROUNDS, GOLDEN_THREADS)
+KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHE_DIR, BENCH, BENCH_ROUNDS, GOLDEN_THREADS)
 
 
 def backend() -> str:
@@ -99,12 +103,12 @@ def check_annotations() -> bool:
 
 def cache_folder() -> Path | None:
     """The folder asked for, None for the user's own."""
-    return Path(CACHE.value) if CACHE.value else None
+    return Path(CACHE_DIR.value) if CACHE_DIR.value else None
 
 
 def caching() -> bool:
     """Whether compiled code is kept on disk."""
-    return CACHING.flag()
+    return CACHE.flag()
 
 
 def bench_rounds() -> int:

@@ -6,23 +6,27 @@ import ctypes
 import struct
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tilewright.codegen.llvm import sync
-from tilewright.codegen.llvm.function import ARGUMENTS, PHASES, RECORD_WORDS, Layout
-from tilewright.codegen.llvm.module import emit
+from tilewright.codegen.llvm.abi import ARGUMENTS, LINE, PHASES, RECORD_WORDS, shared_bytes
 from tilewright.dtypes import BOOL
 from tilewright.errors import BoundsError, CompilerBug, KernelError, outside
-from tilewright.ir.nodes import Block, Const, Function, Op
+from tilewright.ir.nodes import Block, Const, Function, Op, Param
 from tilewright.ir.types import PanelType, TensorType, TileType
 from tilewright.machine import Machine, host
-from tilewright.passes import pipeline
-from tilewright.runtime import engine
+from tilewright.runtime import cache, engine, record
 from tilewright.runtime import threads as teams
+from tilewright.runtime.collector import collector_waits
 from tilewright.runtime.memory import Pages
+from tilewright.runtime.record import Record
+
+if TYPE_CHECKING:
+    from tilewright.codegen.llvm.module import NativeModule
 
 PAGE = 4096
 
@@ -33,7 +37,10 @@ ALONE_BELOW = 65536
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Seconds spent on the way to machine code."""
+    """Seconds spent on the way to machine code; none in passes and codegen for code that was kept.
+
+    llvm: optimising, writing and loading code; looking it up and loading it when it was kept.
+    """
 
     passes: float
     codegen: float
@@ -45,24 +52,68 @@ class Stages:
 
 
 class NativeProgram:
-    """Machine code for one specialised function, and the memory that its launches use."""
+    """Machine code for one specialised function, and the memory that its launches use.
+
+    cached: the code was there already, in this process or on disk.
+    small:  a launch uses one thread, whatever it is told to.
+    """
 
     def __init__(self, function: Function, machine: Machine | None = None) -> None:
         self.machine = machine or host()
-        start = time.perf_counter()
-        self.lowered = pipeline.lower(function, self.machine)
-        lowered = time.perf_counter()
-        module = emit(self.lowered, self.machine)
-        self.text, self.layout = module.text, module.layout
-        emitted = time.perf_counter()
-        self._code = engine.load(self.text, ["worker"], self.machine)
-        self.stages = Stages(lowered - start, emitted - lowered, time.perf_counter() - emitted)
         self.function = function
-        self.small = _work(self.lowered.body) < ALONE_BELOW
-        self._pools = _Pools(self.layout)
+        start = time.perf_counter()
+        self._early = (0.0, 0.0)  # seconds in passes and code generation
+        self.cached = True
+        with collector_waits():
+            self._code = code_for("program", lambda: record.identity(function), self.machine, self._build)
+            self.record = record.from_json(self._code.header, function)
+        self.small = self.record.small
+        self.stages = Stages(*self._early, time.perf_counter() - start - sum(self._early))
+        self._pools = _Pools(self.record)
+
+    def _build(self) -> tuple[dict[str, Any], bytes]:
+        """The record of the launch, and object bytes."""
+        self.cached = False
+        start = time.perf_counter()
+        lowered = self.lowered
+        between = time.perf_counter()
+        module = self._module
+        self._early = (between - start, time.perf_counter() - between)
+        layout = module.layout
+        known = Record(
+            layout.shared_bytes,
+            layout.private_bytes,
+            lowered.params,
+            tuple(layout.checks),
+            _work(lowered.body) < ALONE_BELOW,
+        )
+        return record.to_json(known, self.function), engine.compile_object(module.text, self.machine)
+
+    @property
+    def params(self) -> tuple[Param, ...]:
+        """What `run` takes, in order."""
+        return self.record.params
+
+    @cached_property
+    def lowered(self) -> Function:
+        """The program after the native pipeline; made anew when the code was kept."""
+        from tilewright.passes import pipeline
+
+        return pipeline.lower(self.function, self.machine)
+
+    @property
+    def text(self) -> str:
+        """The LLVM text before the middle end; made anew when the code was kept."""
+        return self._module.text
+
+    @cached_property
+    def _module(self) -> NativeModule:
+        from tilewright.codegen.llvm.module import emit
+
+        return emit(self.lowered, self.machine)
 
     def run(self, args: Sequence[Any], threads: int | None = None) -> None:
-        """Launch with the arguments in the order of `lowered`'s parameters: Torch tensors, Python scalars,
+        """Launch with the arguments in the order of `params`: Torch tensors, Python scalars,
         and for a frozen weight the address of its panel.
 
         threads: as many as Torch uses when None; a program too small to share runs on one.
@@ -73,13 +124,13 @@ class NativeProgram:
         with self._pools.borrow(threads) as memory:
             words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
             memory.fill_words(words)
-            for number, (param, arg) in enumerate(zip(self.lowered.params, args, strict=True), ARGUMENTS):
+            for number, (param, arg) in enumerate(zip(self.params, args, strict=True), ARGUMENTS):
                 words[number] = _word(param.value.type, arg)
-            teams.team(self._code["worker"], ctypes.addressof(words), threads)
+            teams.team(self._code.library["worker"], ctypes.addressof(words), threads)
             failed = memory.record[0]
-            seen = list(memory.record[1:])
+            seen = list(memory.record[1:]) if failed else []
         if failed:
-            raise self._failure(self.layout.checks[failed - 1], seen)
+            raise self._failure(self.record.checks[failed - 1], seen)
 
     def assembly(self) -> str:
         """The machine code as assembly."""
@@ -109,6 +160,8 @@ class NativeProgram:
                 return KernelError("the step of a loop is 0", check.span, help="make the step positive")
             case "s.floordiv" | "s.mod":
                 return KernelError("integer division by zero", check.span, help="test the divisor first")
+            case "s.shl" | "s.shr":
+                return KernelError(f"a shift by {seen[0]}", check.span, help="shift by 0 to 63")
         return BoundsError(f"{check.name} failed with {seen}", check.span)
 
 
@@ -133,14 +186,52 @@ def _word(type: Any, arg: Any) -> int:
     return int(arg) & (1 << 64) - 1
 
 
+class Code:
+    """Machine code in this process, and the JSON values that were kept with it."""
+
+    def __init__(self, header: dict[str, Any], data: bytes) -> None:
+        self.header, self.library = header, engine.load_object(data, ["worker"])
+
+
+# Code that something in this process holds, by key: the disk need not be asked again.
+_held: weakref.WeakValueDictionary[str, Code] = weakref.WeakValueDictionary()
+_holding = threading.RLock()
+
+
+def code_for(
+    kind: str,
+    identity: Callable[[], str],
+    machine: Machine,
+    build: Callable[[], tuple[dict[str, Any], bytes]],
+) -> Code:
+    """The code that `build` gives (header, object bytes) or gave before, here or in another process.
+
+    identity: a text that says all that `build` depends on besides the machine and the compiler.
+    """
+    kept = cache.user_cache()
+    if kept is None:
+        return Code(*build())
+    key = cache.key_of(kind, identity(), machine)
+    with _holding:
+        code = _held.get(key)
+        if code is None:
+            entry = kept.get(key)
+            if entry is None:
+                entry = cache.Entry(*build())
+                if cache.user_cache() is not None:  # the compiler is still the one that the key names
+                    kept.put(key, entry)
+            code = _held[key] = Code(entry.header, entry.data)
+    return code
+
+
 class _Memory:
     """Arenas, shared block and failure record of one launch at a time."""
 
-    def __init__(self, layout: Layout, threads: int) -> None:
+    def __init__(self, record: Record, threads: int) -> None:
         self.threads = threads
-        self.shared_block = _round_up(sync.shared_bytes(PHASES), PAGE)
-        self.private_stride = _round_up(layout.private_bytes, PAGE) + sync.LINE
-        shared = _round_up(layout.shared_bytes, PAGE)
+        self.shared_block = _round_up(shared_bytes(PHASES * threads), PAGE)
+        self.private_stride = _round_up(record.private_bytes, PAGE) + LINE
+        shared = _round_up(record.shared_bytes, PAGE)
         total = self.shared_block + shared + threads * self.private_stride
         self._pages = Pages(total)
         self.sync = self._pages.address
@@ -164,8 +255,8 @@ class _Memory:
 class _Pools:
     """Memory kept between launches, so that none is allocated while a kernel runs; one set a concurrent call."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._idle: list[_Memory] = []
         self._lock = threading.Lock()
 
@@ -174,7 +265,7 @@ class _Pools:
             for i, memory in enumerate(self._idle):
                 if memory.threads >= threads:
                     return _Loan(self, self._idle.pop(i))
-        return _Loan(self, _Memory(self._layout, threads))
+        return _Loan(self, _Memory(self._record, threads))
 
     def give_back(self, memory: _Memory) -> None:
         with self._lock:

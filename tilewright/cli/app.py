@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from tilewright.cli.cache import cache
 from tilewright.cli.check import check
 from tilewright.cli.doctor import doctor
 from tilewright.cli.show import show
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(check)
 app.command()(show)
 app.command()(doctor)
+app.add_typer(cache, name="cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

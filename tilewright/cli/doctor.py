@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from tilewright.cli.cache import summary
 from tilewright.cli.console import console, size
 from tilewright.knobs import KNOBS
 
@@ -53,6 +54,7 @@ def doctor() -> None:
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     table.add_row("versions", "   ".join(versions))
+    table.add_row("compiled code", escape(summary()))
     for knob in KNOBS:
         state = escape(knob.value or "empty")
         table.add_row(

@@ -89,9 +89,12 @@ class Consulted:
     def changed(self) -> bool:
         """Whether reading it again gives another value; a value that is gone has changed."""
         try:
-            now = frozen(self.read())
+            value = self.read()
         except (KeyError, AttributeError, ValueError, IndexError):
             return True
+        if value is self.seen or (type(self.seen) is _Identity and self.seen.thing is value):
+            return False  # what nearly every call finds
+        now = frozen(value)
         return not (now is self.seen or (type(now) is type(self.seen) and now == self.seen))
 
 

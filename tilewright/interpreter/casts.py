@@ -54,7 +54,7 @@ def _exact_double(x: torch.Tensor, source: DType) -> torch.Tensor:
     if source == UINT64:
         upper = upper & ((1 << 53) - 1)
     upper = upper | ((wide & 0x7FF) != 0)
-    small = (wide >= -(1 << 52)) & (wide <= 1 << 52)
+    small = (wide >= (0 if source == UINT64 else -(1 << 52))) & (wide <= 1 << 52)
     return torch.where(small, wide.double(), upper.double() * 2048.0)
 
 

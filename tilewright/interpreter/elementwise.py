@@ -1,7 +1,8 @@
 """Element-wise operators: FP32 or 64-bit integers inside, one rounding or wrap at the end.
 
-exp, log, sin and cos are evaluated in double and rounded to FP32, so that they do not depend on the
-machine's vector library. Sums and products keep IEEE FP32 with nothing contracted.
+exp, log, sin, cos and sqrt are evaluated in double and rounded to FP32, so that they do not depend
+on the machine's vector library (some of those round a square root wrongly). Sums and products keep
+IEEE FP32 with nothing contracted.
 """
 
 from __future__ import annotations
@@ -64,14 +65,23 @@ def div(call: Call, a: Array, b: Array) -> Array:
 
 @meaning("maximum")
 def maximum(call: Call, a: Array, b: Array) -> Array:
-    """The larger; NaN if either is."""
-    return _ordered(call, torch.maximum, a, b)
+    """The larger; NaN if either is. 0 is larger than -0."""
+    return _ordered(call, _larger, a, b)
 
 
 @meaning("minimum")
 def minimum(call: Call, a: Array, b: Array) -> Array:
-    """The smaller; NaN if either is."""
-    return _ordered(call, torch.minimum, a, b)
+    """The smaller; NaN if either is. -0 is smaller than 0."""
+    return _ordered(call, _smaller, a, b)
+
+
+def _larger(x: Array, y: Array) -> Array:
+    """torch.maximum, but of two zeros always the positive one: Torch's choice depends on the lane."""
+    return torch.where((x == 0) & (y == 0), x + y, torch.maximum(x, y))
+
+
+def _smaller(x: Array, y: Array) -> Array:
+    return torch.where((x == 0) & (y == 0), -(-x + -y), torch.minimum(x, y))
 
 
 def _ordered(call: Call, choose: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
@@ -160,7 +170,7 @@ def cos(call: Call, a: Array) -> Array:
 
 @meaning("sqrt")
 def sqrt(call: Call, a: Array) -> Array:
-    return _unary(call, a, torch.sqrt)
+    return _unary(call, a, _in_double(torch.sqrt))
 
 
 @meaning("recip")
@@ -171,13 +181,14 @@ def recip(call: Call, a: Array) -> Array:
 @meaning("rsqrt")
 def rsqrt(call: Call, a: Array) -> Array:
     """1 / sqrt(x), both IEEE FP32: the same bits as recip(sqrt(x)) on FP32."""
-    return _unary(call, a, lambda x: torch.ones_like(x) / torch.sqrt(x))
+    root = _in_double(torch.sqrt)
+    return _unary(call, a, lambda x: torch.ones_like(x) / root(x))
 
 
 @meaning("relu")
 def relu(call: Call, a: Array) -> Array:
     """max(x, 0); NaN stays."""
-    return _unary(call, a, lambda x: torch.maximum(x, torch.zeros_like(x)))
+    return _unary(call, a, lambda x: _larger(x, torch.zeros_like(x)))
 
 
 # Columns rearranged

@@ -86,7 +86,7 @@ def _largest(x: Array, axis: int, dtype: DType) -> Array:
         return _constant_like(x, axis, low, dtype)
     if dtype == UINT64:
         return (x ^ INT64_MIN).amax(axis, keepdim=True) ^ INT64_MIN
-    return x.amax(axis, keepdim=True)
+    return _signed_zero(x, axis, x.amax(axis, keepdim=True), dtype, negative=False)
 
 
 def _smallest(x: Array, axis: int, dtype: DType) -> Array:
@@ -95,7 +95,16 @@ def _smallest(x: Array, axis: int, dtype: DType) -> Array:
         return _constant_like(x, axis, high, dtype)
     if dtype == UINT64:
         return (x ^ INT64_MIN).amin(axis, keepdim=True) ^ INT64_MIN
-    return x.amin(axis, keepdim=True)
+    return _signed_zero(x, axis, x.amin(axis, keepdim=True), dtype, negative=True)
+
+
+def _signed_zero(x: Array, axis: int, best: Array, dtype: DType, negative: bool) -> Array:
+    """`best`, where it is 0 with the sign asked for if any zero has it: Torch takes any of them."""
+    if not dtype.is_float:
+        return best
+    found = ((x == 0) & (torch.signbit(x) == negative)).any(axis, keepdim=True)
+    zeros = torch.where(found == negative, -0.0, 0.0).to(best.dtype)
+    return torch.where(best == 0, zeros, best)
 
 
 def _constant_like(x: Array, axis: int, value: float, dtype: DType) -> Array:

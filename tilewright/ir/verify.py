@@ -14,7 +14,7 @@ from tilewright.errors import CompilerBug
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
 from tilewright.ir.ops import TABLE, RuleBroken
 from tilewright.ir.printer import Line, operand_text, to_lines
-from tilewright.ir.types import ScalarType, TensorType, Type
+from tilewright.ir.types import PanelType, ScalarType, TensorType, Type
 from tilewright.span import NOWHERE
 
 # Attributes with a meaning that no typing rule looks at (`infer` demands the others itself).
@@ -77,7 +77,8 @@ class _Checker:
     def function(self, function: Function) -> None:
         scope: dict[str, Value] = {}
         for param in function.params:
-            if not isinstance(param.value.type, ScalarType | TensorType):
+            packed = param.direction == "frozen" and isinstance(param.value.type, PanelType)
+            if not packed and not isinstance(param.value.type, ScalarType | TensorType):
                 self.complain(None, f"parameter %{param.value.name} is a {param.value.type}")
             self.define(None, param.value, scope)
         self.ops(function.body, scope, None)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
-from tilewright.ir.types import TensorType, TileType
-from tilewright.ir.walk import definitions, free_values, names_in_use, root_tensor, uses
+from tilewright.ir.typed import as_value, shape_of
+from tilewright.ir.types import TensorType, TileType, Type
+from tilewright.ir.walk import Definition, definitions, free_values, names_in_use, root_tensor, uses
 from tilewright.machine import Machine
 from tilewright.passes.row_local import is_swept
 
@@ -38,6 +39,7 @@ class _Run:
     """A stretch of straight-line ops whose rows can be taken apart."""
 
     rows: int
+    tiles: int  # how many row tiles to make of them, at least 2
     per_row: tuple[Op, ...]  # in order, to go into the loop
     before: tuple[Op, ...]  # what they need that has no rows
 
@@ -45,7 +47,7 @@ class _Run:
 class _RowBlocker:
     def __init__(self, fn: Function, machine: Machine) -> None:
         self.machine = machine
-        self.defined: Mapping = definitions(fn)
+        self.defined: Mapping[Value, Definition] = definitions(fn)
         self.readers = uses(fn)
         self.builder = Builder(names_in_use(fn))
 
@@ -57,8 +59,14 @@ class _RowBlocker:
             if op.blocks or op.name in ("yield", "return"):
                 ops += self.straight_line(pending, shared)
                 pending = []
-                inner_shared = shared or (op.name == "for" and op.attr("kind") in ("parallel", "spmd"))
-                ops.append(replace(op, blocks=tuple(self.block(inner, inner_shared) for inner in op.blocks)))
+                inner_shared = shared or (
+                    op.name == "for" and op.attr("kind") in ("parallel", "spmd")
+                )
+                ops.append(
+                    replace(
+                        op, blocks=tuple(self.block(inner, inner_shared) for inner in op.blocks)
+                    )
+                )
             else:
                 pending.append(op)
         ops += self.straight_line(pending, shared)
@@ -69,7 +77,7 @@ class _RowBlocker:
         start = 0
         out: list[Op] = []
         while start < len(ops):
-            for stop in range(len(ops), start, -1):
+            for stop in self.ends(ops, start):
                 run = self.run(ops[start:stop], shared)
                 if run is not None:
                     out += [*run.before, *self.loop(run, shared)]
@@ -82,76 +90,108 @@ class _RowBlocker:
 
     # Finding a run
 
+    def ends(self, ops: list[Op], start: int) -> list[int]:
+        """Where a run that begins at `start` may end, the longest first: behind a store, and before a check or
+        a write of another kind."""
+        if ops[start].name not in ("load", "pack", *PRODUCTS) and not is_swept(ops[start]):
+            return []
+        found = []
+        for stop in range(start, len(ops)):
+            if ops[stop].name == "store":
+                found.append(stop + 1)
+            elif lookup(ops[stop].name).effect in ("write", "check"):
+                break
+        return found[::-1]
+
     def run(self, ops: list[Op], shared: bool) -> _Run | None:
         """`ops` as a run, or None when they are none, or when taking rows apart gains nothing."""
-        if ops[0].name not in ("load", "pack", *PRODUCTS) and not is_swept(ops[0]):
-            return None
         products = [op for op in ops if op.name in PRODUCTS]
         stores = [op for op in ops if op.name == "store"]
         if not stores or not (products or not shared):
             return None
         anchor = products[0].result if products else stores[0].operands[0]
-        rows = anchor.type.shape[0]  # type: ignore[union-attr]
-        if len(anchor.type.shape) != 2 or rows <= (self.tile_rows() if products else 1):  # type: ignore[union-attr]
+        shape = shape_of(anchor)
+        rows = shape[0]
+        if len(shape) != 2:
             return None
         per_row = self.closure(ops, rows)
-        if per_row is None or not all(op in per_row for op in stores):
+        if per_row is None or not all(id(op) in per_row for op in stores):
             return None
-        before = tuple(op for op in ops if op not in per_row)
-        if any(lookup(op.name).effect in ("write", "check") for op in before):
-            return None
-        made = {result for op in per_row for result in op.results}
-        if any(x in made for op in before for x in free_values(op)):
+        run = [op for op in ops if id(op) in per_row]
+        tiles = self.tiles(run, rows, bool(products))
+        before = tuple(op for op in ops if id(op) not in per_row)
+        made = {result for op in run for result in op.results}
+        if tiles < 2 or any(x in made for op in before for x in free_values(op)):
             return None
         inside = {id(op) for op in ops}
-        if any(id(reader) not in inside for value in made for reader in self.readers.get(value, ())):
+        if any(
+            id(reader) not in inside for value in made for reader in self.readers.get(value, ())
+        ):
             return None
         if self.memory_conflict(ops, stores):
             return None
-        return _Run(rows, tuple(op for op in ops if op in per_row), before)
+        return _Run(rows, tiles, tuple(run), before)
 
-    def closure(self, ops: list[Op], rows: int) -> list[Op] | None:
-        """The ops that carry rows, from the products and stores outwards; None when one mixes its rows."""
-        makers = {result: op for op in ops for result in op.results}
-        chosen = {id(op): op for op in ops if op.name in PRODUCTS or op.name == "store"}
-        work = list(chosen.values())
+    def tiles(self, run: list[Op], rows: int, has_product: bool) -> int:
+        """How many row tiles `rows` rows make."""
+        if has_product:
+            return -(-rows // self.tile_rows())
+        operands = (x.type for op in run for x in (*op.results, *op.operands))
+        widest = max(kind.shape[-1] for kind in operands if isinstance(kind, TileType))
+        return -(-rows // max(1, TASK_ELEMENTS // widest))
+
+    def closure(self, ops: list[Op], rows: int) -> set[int] | None:
+        """The ops that carry rows (by id), from the products and stores outwards; None when one mixes its rows."""
+        work = [op for op in ops if op.name in PRODUCTS or op.name == "store"]
+        chosen = {id(op) for op in work}
+        inside: set[int] = set()
         while work:
             op = work.pop()
             carried = self.row_operands(op, rows)
             if carried is None:
                 return None
-            linked = [makers[x] for x in carried if x in makers]
-            linked += [reader for result in op.results for reader in ops if result in reader.operands]
-            for other in linked:
-                if id(other) not in chosen:
-                    chosen[id(other)] = other
+            inside = inside or {id(op) for op in ops}
+            makers = [self.defined[x].op for x in carried]
+            readers = [reader for result in op.results for reader in self.readers.get(result, ())]
+            for other in (*makers, *readers):
+                if other is not None and id(other) in inside and id(other) not in chosen:
+                    chosen.add(id(other))
                     work.append(other)
-        return list(chosen.values())
+        return chosen
 
     def row_operands(self, op: Op, rows: int) -> list[Value] | None:
         """The operands of `op` that carry its rows; None when it is not row-local over `rows` rows."""
         if op.name == "load":
-            return [] if self.row_axis(op, op.operands[0].type) is not None and self.has_rows(op.result, rows) else None
+            return (
+                []
+                if self.row_axis(op, op.operands[0].type) is not None
+                and self.has_rows(op.result, rows)
+                else None
+            )
         if op.name in PRODUCTS:
             if not self.has_rows(op.result, rows):
                 return None
-            return [x for x in op.operands[:2] if isinstance(x, Value) and isinstance(x.type, TileType)]
+            return [
+                x for x in op.operands[:2] if isinstance(x, Value) and isinstance(x.type, TileType)
+            ]
         if not is_swept(op):
             return None
         if op.name == "store":
-            good = self.has_rows(op.operands[0], rows) and self.row_axis(op, op.operands[1].type) is not None
-            return [op.operands[0]] if good else None  # type: ignore[list-item]
+            good = (
+                self.has_rows(op.operands[0], rows)
+                and self.row_axis(op, op.operands[1].type) is not None
+            )
+            return [as_value(op.operands[0])] if good else None
         if not self.has_rows(op.result, rows):
             return None
-        tiles = [x for x in op.operands if isinstance(x, Value) and isinstance(x.type, TileType)]
-        return [x for x in tiles if len(x.type.shape) == 2 and x.type.shape[0] == rows]  # type: ignore[union-attr]
+        return [x for x in op.operands if isinstance(x, Value) and self.has_rows(x, rows)]
 
     @staticmethod
     def has_rows(x: Operand, rows: int) -> bool:
         return isinstance(x.type, TileType) and len(x.type.shape) == 2 and x.type.shape[0] == rows
 
     @staticmethod
-    def row_axis(op: Op, tensor) -> int | None:
+    def row_axis(op: Op, tensor: Type) -> int | None:
         """The tensor axis along which the tile's rows run; None when the tile is not 2-D."""
         assert isinstance(tensor, TensorType)
         kept = [axis for axis in range(len(tensor.shape)) if axis not in (op.attr("drop") or ())]
@@ -159,16 +199,17 @@ class _RowBlocker:
 
     def memory_conflict(self, ops: list[Op], stores: list[Op]) -> bool:
         """True when the run reads a tensor that it also writes, or writes one tensor in two shapes of window."""
-        written = {root_tensor(op.operands[1], self.defined) for op in stores}  # type: ignore[arg-type]
-        read = {root_tensor(op.operands[0], self.defined) for op in ops if op.name in ("load", "read")}  # type: ignore[arg-type]
-        if written & read:
-            return True
-        by_root: dict[Value, set] = {}
+        windows: dict[Value, set[tuple[Operand, int, Operand]]] = {}
         for op in stores:
-            axis = self.row_axis(op, op.operands[1].type)
-            start = op.operands[2 + axis]  # type: ignore[operator]
-            by_root.setdefault(root_tensor(op.operands[1], self.defined), set()).add((op.operands[1], axis, start))  # type: ignore[arg-type]
-        return any(len(starts) > 1 for starts in by_root.values())
+            tensor = op.operands[1]
+            axis = self.row_axis(op, tensor.type)
+            assert axis is not None  # or the store would not be row-local
+            root = root_tensor(as_value(tensor), self.defined)
+            windows.setdefault(root, set()).add((tensor, axis, op.operands[2 + axis]))
+        read = [op.operands[0] for op in ops if op.name in ("load", "read")]
+        if any(root_tensor(as_value(x), self.defined) in windows for x in read):
+            return True
+        return any(len(found) > 1 for found in windows.values())
 
     # Making the loop
 
@@ -178,61 +219,65 @@ class _RowBlocker:
 
     def loop(self, run: _Run, shared: bool) -> list[Op]:
         """`for tile in …: r0 = …; the run on rows r0 … r0 + m`."""
-        has_product = any(op.name in PRODUCTS for op in run.per_row)
-        if has_product:
-            most = self.tile_rows()
-        else:
-            widest = max(x.type.shape[-1] for op in run.per_row for x in (*op.results, *op.operands[:1]))  # type: ignore[union-attr]
-            most = max(1, TASK_ELEMENTS // widest)
-        tiles = -(-run.rows // most)
-        if tiles < 2:
-            return list(run.per_row)
-        high = -(-run.rows // tiles)
+        rows, tiles = run.rows, index(run.tiles)
+        low, high = rows // run.tiles, -(-rows // run.tiles)
         builder = self.builder
         builder.span = run.per_row[0].span
         i = builder.fresh(index(0).type, "row_tile")
         with builder.block() as body:
-            r0 = builder.floordiv(builder.mul(i, index(run.rows)), index(tiles), hint="r0")
-            r1 = builder.floordiv(builder.mul(builder.add(i, index(1)), index(run.rows)), index(tiles), hint="r1")
-            m: Operand = builder.sub(r1, r0, hint="m")
-            if run.rows % tiles == 0:
-                r0, m = builder.mul(i, index(high), hint="r0"), index(high)
-            sizes = tuple(sorted({run.rows // tiles, high}))
+            m: Operand = index(high)
+            if low == high:
+                r0 = builder.mul(i, m, hint="r0")
+            else:
+                r0 = builder.floordiv(builder.mul(i, index(rows)), tiles, hint="r0")
+                end = builder.mul(builder.add(i, index(1)), index(rows))
+                m = builder.sub(builder.floordiv(end, tiles, hint="r1"), r0, hint="m")
             mapping: dict[Value, Operand] = {}
             for op in run.per_row:
-                self.shrink(op, mapping, run.rows, high, r0, m, sizes)
+                self.shrink(op, mapping, rows, high, r0, m, tuple(sorted({low, high})))
             builder.append(Op("yield", (), (), (), (), builder.span))
         block = Block((i,), tuple(body))
         attrs = make_attrs({"kind": "range" if shared else "parallel"})
-        operands = (index(0), index(tiles), index(1))
+        operands = (index(0), tiles, index(1))
         return [Op("for", operands, (), attrs, (block,), run.per_row[0].span)]
 
-    def shrink(self, op: Op, mapping, rows: int, high: int, r0: Operand, m: Operand, sizes) -> None:
-        """Append `op` for rows r0 … r0 + m, in tiles of `high` rows."""
+    def shrink(
+        self,
+        op: Op,
+        mapping: dict[Value, Operand],
+        rows: int,
+        high: int,
+        r0: Operand,
+        m: Operand,
+        sizes: tuple[int, ...],
+    ) -> None:
+        """Append `op` for rows r0 … r0 + m, in tiles of `high` rows; `sizes` are what m can be."""
         builder = self.builder
         builder.span = op.span
         operands = [mapping.get(x, x) if isinstance(x, Value) else x for x in op.operands]
         attrs = dict(op.attrs)
         if op.name in ("load", "store"):
             first = 1 if op.name == "load" else 2
-            rank = len(operands[first - 1].type.shape)  # type: ignore[union-attr]
-            axis = self.row_axis(op, operands[first - 1].type)
-            at, valid = first + axis, first + rank + axis  # type: ignore[operator]
+            tensor = operands[first - 1]
+            axis = self.row_axis(op, tensor.type)
+            assert axis is not None  # or the op would not be row-local
+            at, valid = first + axis, first + len(shape_of(tensor)) + axis
             operands[valid] = self.rest(operands[valid], rows, r0, m)
             operands[at] = builder.add(operands[at], r0, hint="row")
             shape = list(attrs["shape"])
-            shape[axis] = high  # type: ignore[index]
+            shape[axis] = high
             attrs["shape"] = tuple(shape)
         elif op.name in PRODUCTS:
+            some = operands[-1] != index(rows)  # any number of the tile's rows may be valid
             operands[-1] = self.rest(operands[-1], rows, r0, m)
-            attrs["sizes"] = sizes
+            attrs["sizes"] = tuple(range(1, high + 1)) if some else sizes
         elif op.name.startswith("row_") or op.name == "fillpad":
             operands[1] = self.rest(operands[1], rows, r0, m)
         if "shape" in attrs and op.name not in ("load", "store"):
             attrs["shape"] = (high, *attrs["shape"][1:])
         for i, x in enumerate(operands):  # rows of a tile made outside the run
-            if isinstance(x, Value) and self.has_rows(x, rows) and (x in op.operands) and i < len(op.operands):
-                window = (high, x.type.shape[1])  # type: ignore[union-attr]
+            if isinstance(x, Value) and self.has_rows(x, rows) and x in op.operands:
+                window = (high, shape_of(x)[1])
                 operands[i] = builder.value("extract", [x, r0, index(0)], x.name, shape=window)
         if op.name == "store":
             builder.op("store", operands, span=op.span, **attrs)
@@ -245,5 +290,3 @@ class _RowBlocker:
             return m
         left = self.builder.sub(valid, r0)
         return self.builder.scalar("s.max", index(0), self.builder.min(left, m), hint="valid")
-
-

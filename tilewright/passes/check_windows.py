@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tilewright.dtypes import DType
 from tilewright.ir.build import Builder, fold_scalar
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.typed import as_value, scalar_type_of, shape_of, whole_number
 from tilewright.ir.walk import Definition, definitions, names_in_use
 from tilewright.machine import Machine
 
 INFINITY = 1 << 62
+
+_Window = tuple[tuple[int, ...], tuple[Operand, ...], tuple[Operand, ...]]
 
 
 def check_windows(fn: Function, machine: Machine) -> Function:
@@ -24,7 +28,9 @@ def check_windows(fn: Function, machine: Machine) -> Function:
     """
     checker = _Checker(definitions(fn), Builder(names_in_use(fn)))
     body = checker.block(fn.body, ())
-    return Function(fn.name, fn.params, Block(body.args, (*checker.builder.ops, *body.ops)), fn.span)
+    return Function(
+        fn.name, fn.params, Block(body.args, (*checker.builder.ops, *body.ops)), fn.span
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,11 @@ class _Access:
     extents: tuple[int, ...]
     offsets: tuple[Operand, ...]
     valid: tuple[Operand, ...]
+
+    @property
+    def window(self) -> _Window:
+        """What is checked, whoever asks."""
+        return self.extents, self.offsets, self.valid
 
 
 def _access(op: Op) -> _Access | None:
@@ -49,12 +60,36 @@ def _access(op: Op) -> _Access | None:
             source, rest, kind = op.operands[0], op.operands[2:], "write"
         case _:
             return None
-    extents = source.type.shape  # type: ignore[union-attr]
+    extents = shape_of(source)
     rank = len(extents)
     offsets, valid = rest[:rank], rest[rank:]
     if not valid:
         valid = tuple(index(n) for n in op.attr("shape", (1,) * rank))
-    return _Access(source.name, kind, extents, offsets, valid)  # type: ignore[union-attr]
+    return _Access(as_value(source).name, kind, extents, offsets, valid)
+
+
+def _valid_part(op: Op) -> _Access | None:
+    """The valid extents that `op` is told of, as an access to the block that they are extents of."""
+    block = op.operands[0] if op.operands else None
+    match op.name:
+        case "load":
+            block, shape = op.result, tuple(op.attr("shape"))
+        case "store":
+            shape = tuple(op.attr("shape"))
+        case "insert":
+            block, shape = op.operands[1], tuple(op.attr("shape"))
+        case "matmul" | "matmul_acc":
+            a, b = op.operands[-5:-3]
+            m, k = shape_of(a)[-2:][:: -1 if op.attr("a_trans") else 1]
+            n = shape_of(b)[-2 if op.attr("b_trans") else -1]
+            block, shape = a, (m, k, n)
+        case "fillpad" | "row_sum" | "row_max" | "row_min" | "col_sum" | "col_max" | "col_min":
+            shape = shape_of(op.operands[0])
+        case _:
+            return None
+    assert block is not None
+    zeros, valid = (index(0),) * len(shape), op.operands[-len(shape) :]
+    return _Access(as_value(block).name, "read", shape, zeros, valid)
 
 
 class _Checker:
@@ -63,14 +98,19 @@ class _Checker:
         self.builder = builder  # collects what goes to the beginning
         self.hoisted: set[tuple] = set()
 
-    def block(self, block: Block, path: tuple[Op, ...]) -> Block:
+    def block(
+        self, block: Block, path: tuple[Op, ...], known: frozenset[_Window] = frozenset()
+    ) -> Block:
+        """`known`: what has surely been checked when the block begins."""
         ops: list[Op] = []
         for op in block.ops:
-            access = _access(op)
-            if access is not None and not self.inside(access):
+            for access in (_access(op), _valid_part(op)):
+                if access is None or access.window in known or self.inside(access):
+                    continue
+                known |= {access.window}
                 self.check(access, op, path, ops)
             if op.blocks:
-                blocks = tuple(self.block(inner, (*path, op)) for inner in op.blocks)
+                blocks = tuple(self.block(inner, (*path, op), known) for inner in op.blocks)
                 op = Op(op.name, op.operands, op.results, op.attrs, blocks, op.span)
             ops.append(op)
         return Block(block.args, tuple(ops))
@@ -80,12 +120,15 @@ class _Checker:
     def inside(self, access: _Access) -> bool:
         for extent, offset, count in zip(access.extents, access.offsets, access.valid, strict=True):
             low, high = self.interval(offset)
-            if low < 0 or high + self.interval(count)[1] > extent:
+            fewest, most = self.interval(count)
+            if low < 0 or fewest < 0 or high + most > extent:
                 return False
         return True
 
     def interval(self, x: Operand) -> tuple[int, int]:
-        """Smallest and largest value that `x` can take."""
+        """Smallest and largest value that `x` can take; of a number that is no integer nothing is known."""
+        if not scalar_type_of(x).dtype.is_integer:
+            return -INFINITY, INFINITY
         if isinstance(x, Const):
             return int(x.value), int(x.value)
         place = self.defined[x]
@@ -96,20 +139,29 @@ class _Checker:
         if not place.op.name.startswith("s."):
             return -INFINITY, INFINITY
         parts = [self.interval(y) for y in place.op.operands]
+        if place.op.name == "s.cast":
+            return _within(place.op.attr("to"), *parts[0])
         return _combine(place.op.name, parts)
 
     def loop_interval(self, loop: Op) -> tuple[int, int]:
         (low, _), (_, stop), (step, step_high) = (self.interval(x) for x in loop.operands[:3])
         if step <= 0:
             return -INFINITY, INFINITY
-        if step == step_high and abs(low) < INFINITY and stop < INFINITY and isinstance(loop.operands[0], Const):
+        if (
+            step == step_high
+            and abs(low) < INFINITY
+            and stop < INFINITY
+            and isinstance(loop.operands[0], Const)
+        ):
             return low, low + max(0, (stop - 1 - low) // step) * step
         return low, max(low, stop - 1)
 
     # Placing
 
     def check(self, access: _Access, op: Op, path: tuple[Op, ...], ops: list[Op]) -> None:
-        attrs = make_attrs({"extents": access.extents, "subject": access.subject, "access": access.access})
+        attrs = make_attrs(
+            {"extents": access.extents, "subject": access.subject, "access": access.access}
+        )
         operands = (*access.offsets, *access.valid)
         loops = [owner for owner in path if owner.name == "for"]
         unconditional = all(owner.name in ("at", "for") for owner in path)
@@ -138,7 +190,9 @@ class _Checker:
         if name in ("s.add", "s.cast"):
             return all(map(self.early, operands))
         if name == "s.mul":
-            return all(map(self.early, operands)) and any(isinstance(y, Const) and y.value >= 0 for y in operands)
+            return all(map(self.early, operands)) and any(
+                isinstance(y, Const) and y.value >= 0 for y in operands
+            )
         if name == "s.sub":
             return self.early(operands[0]) and self.from_parameters(operands[1])
         return self.from_parameters(x)
@@ -155,31 +209,45 @@ class _Checker:
 
     def at_entry(self, x: Operand, pick: str) -> Operand:
         """`x` computed at the beginning, with every loop variable at its first or last value."""
-        if isinstance(x, Const) or self.defined[x].op is None:
+        if isinstance(x, Const):
             return x
         place = self.defined[x]
-        if place.block is not None:
-            start, stop, step = (c.value for c in place.op.operands[:3] if isinstance(c, Const))  # type: ignore[union-attr]
-            return index(start if pick == "first" else start + (stop - 1 - start) // step * step)
         op = place.op
-        operands = tuple(self.at_entry(y, pick) for y in op.operands)  # type: ignore[union-attr]
-        folded = fold_scalar(op.name, operands)  # type: ignore[union-attr]
+        if op is None:
+            return x
+        if place.block is not None:
+            start, stop, step = map(whole_number, op.operands[:3])
+            return index(start if pick == "first" else start + (stop - 1 - start) // step * step)
+        operands = tuple(self.at_entry(y, pick) for y in op.operands)
+        folded = fold_scalar(op.name, operands)
         if folded is not None:
             return folded
-        return self.builder.value(op.name, operands, x.name, **dict(op.attrs))  # type: ignore[union-attr]
+        return self.builder.value(op.name, operands, x.name, **dict(op.attrs))
 
 
 def _trips(loop: Op) -> int | None:
     """How often a loop with literal bounds runs; None when they are not literal or the step is not positive."""
     if not all(isinstance(x, Const) for x in loop.operands[:3]):
         return None
-    start, stop, step = (x.value for x in loop.operands[:3])  # type: ignore[union-attr]
+    start, stop, step = map(whole_number, loop.operands[:3])
     return None if step <= 0 else max(0, -(-(stop - start) // step))
+
+
+def _within(to: DType, low: int, high: int) -> tuple[int, int]:
+    """The interval after a cast, which holds numbers to the range of an integer dtype."""
+    if not to.is_integer or low <= -INFINITY or high >= INFINITY:
+        return -INFINITY, INFINITY
+    least, most = to.int_range()
+    return min(max(low, least), most), min(max(high, least), most)
 
 
 def _combine(name: str, parts: list[tuple[int, int]]) -> tuple[int, int]:
     """Interval arithmetic, wide where it gets difficult."""
-    if any(abs(bound) >= INFINITY for part in parts for bound in part) and name not in ("s.min", "s.max", "s.mod"):
+    if any(abs(bound) >= INFINITY for part in parts for bound in part) and name not in (
+        "s.min",
+        "s.max",
+        "s.mod",
+    ):
         return -INFINITY, INFINITY
     match name, parts:
         case "s.add", [(a, b), (c, d)]:
@@ -197,7 +265,5 @@ def _combine(name: str, parts: list[tuple[int, int]]) -> tuple[int, int]:
             return a // c, b // c
         case "s.mod", [_, (c, d)] if c > 0:
             return 0, d - 1
-        case "s.cast", [(a, b)]:
-            return a, b
         case _:
             return -INFINITY, INFINITY

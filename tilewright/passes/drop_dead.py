@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value
 from tilewright.ir.ops import lookup
-from tilewright.ir.walk import definitions, ops_in, root_tensor
+from tilewright.ir.typed import as_value
+from tilewright.ir.types import TensorType
+from tilewright.ir.walk import Definition, definitions, ops_in, root_tensor
 from tilewright.machine import Machine
 
 EFFECTS_THAT_STAY = ("write", "check")
@@ -40,7 +43,9 @@ def _live_values(fn: Function) -> set[Value]:
             if _stays(op, defined, read_roots):
                 roots.extend(op.operands)
             for result in op.results:
-                needs.setdefault(result, []).extend(op.operands[:3] if op.name == "for" else op.operands)
+                needs.setdefault(result, []).extend(
+                    op.operands[:3] if op.name == "for" else op.operands
+                )
             for inner in op.blocks:
                 visit(inner)
                 ends = inner.ops[-1].operands if inner.ops and inner.ops[-1].name == "yield" else ()
@@ -69,32 +74,29 @@ def _live_values(fn: Function) -> set[Value]:
     return live
 
 
-def _roots_read(fn: Function, defined) -> set[Value]:
+def _roots_read(fn: Function, defined: Mapping[Value, Definition]) -> set[Value]:
     """Tensors whose contents matter: the caller's, those that some op reads, and those returned."""
     roots = {param.value for param in fn.params}
     for op in ops_in(fn):
         if op.name in ("load", "read", "return"):
-            roots.update(root_tensor(x, defined) for x in op.operands if _is_tensor(x))
+            tensors = [as_value(x) for x in op.operands if isinstance(x.type, TensorType)]
+            roots.update(root_tensor(x, defined) for x in tensors)
     return roots
 
 
-def _is_tensor(operand: Operand) -> bool:
-    return type(operand.type).__name__ == "TensorType"
-
-
-def _stays(op: Op, defined, read_roots: set[Value]) -> bool:
+def _stays(op: Op, defined: Mapping[Value, Definition], read_roots: set[Value]) -> bool:
     if op.name == "return":
         return True
     if lookup(op.name).effect == "write":
         target = op.operands[1] if op.name == "store" else op.operands[0]
-        root = root_tensor(target, defined)  # type: ignore[arg-type]
+        root = root_tensor(as_value(target), defined)
         place = defined.get(root)
         own = place is not None and place.op is not None and place.op.name == "create"
         return not own or root in read_roots
     return lookup(op.name).effect in EFFECTS_THAT_STAY
 
 
-def _has_effect(op: Op, defined, read_roots: set[Value]) -> bool:
+def _has_effect(op: Op, defined: Mapping[Value, Definition], read_roots: set[Value]) -> bool:
     return any(_stays(inner, defined, read_roots) for inner in ops_in(op) if inner is not op)
 
 
@@ -103,21 +105,25 @@ def _prune(block: Block, live: set[Value], keep: tuple[bool, ...] | None = None)
     ops: list[Op] = []
     for op in block.ops:
         if op.name == "yield":
-            kept = op.operands if keep is None else tuple(x for x, k in zip(op.operands, keep, strict=True) if k)
+            kept = (
+                op.operands
+                if keep is None
+                else tuple(x for x, k in zip(op.operands, keep, strict=True) if k)
+            )
             ops.append(replace(op, operands=kept))
             continue
         if not op.blocks:
-            effect = lookup(op.name).effect
-            if op.name == "return" or any(r in live for r in op.results):
-                ops.append(op)
-            elif effect in EFFECTS_THAT_STAY and _writes_live(op, live):
+            acts = lookup(op.name).effect in EFFECTS_THAT_STAY and _writes_live(op, live)
+            if acts or op.name == "return" or any(r in live for r in op.results):
                 ops.append(op)
             continue
         wanted = tuple(r in live for r in op.results)
         operands, blocks = op.operands, []
         if op.name == "for":
             body = op.blocks[0]
-            wanted = tuple(r in live or a in live for r, a in zip(op.results, body.args[1:], strict=True))
+            wanted = tuple(
+                r in live or a in live for r, a in zip(op.results, body.args[1:], strict=True)
+            )
             args = (body.args[0], *(a for a, k in zip(body.args[1:], wanted, strict=True) if k))
             operands = (*operands[:3], *(x for x, k in zip(operands[3:], wanted, strict=True) if k))
             blocks.append(_prune(Block(args, body.ops), live, wanted))

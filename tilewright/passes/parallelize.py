@@ -24,8 +24,9 @@ def parallelize(fn: Function, machine: Machine) -> Function:
 
     Takes:  the final loops.
     Gives:  a body in which every op is one of: a `serial` block, a parallel loop, a loop, branch or region
-            that contains a parallel loop, a pack that threads share, or an op that every thread repeats
-            (checks, and the scalars, views and loads that ops outside serial blocks read).
+            that contains a parallel loop or hands out a tensor, a pack that threads share, or an op that
+            every thread repeats (checks, fresh tensors and views, and the scalars and loads that ops outside serial
+            blocks read).
     Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread.
     """
     builder = Builder(names_in_use(fn))
@@ -34,9 +35,13 @@ def parallelize(fn: Function, machine: Machine) -> Function:
 
 def is_shared(op: Op) -> bool:
     """True for a loop that threads share, or an op that owns one."""
-    return op.name == "for" and op.attr("kind") in SHARED_LOOPS or any(
-        inner.name == "for" and inner.attr("kind") in SHARED_LOOPS for inner in ops_in(op)
-    )
+    return any(inner.name == "for" and inner.attr("kind") in SHARED_LOOPS for inner in ops_in(op))
+
+
+def _walked_by_all(op: Op) -> bool:
+    """True for an op with blocks that all threads go through together: one shares out a loop inside, or it
+    hands out a tensor, an address, which a serial block could not."""
+    return is_shared(op) or any(isinstance(result.type, TensorType) for result in op.results)
 
 
 def _orchestrate(block: Block, builder: Builder) -> Block:
@@ -54,13 +59,15 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
         if op.name in ("yield", "return"):
             close(ops[i:])
             out.append(op)
-        elif is_shared(op) or (op.name in JOINT and id(op) in repeated):
+        elif (op.blocks and _walked_by_all(op)) or (op.name in JOINT and id(op) in repeated):
             close(ops[i:])
             if op.blocks and not (op.name == "for" and op.attr("kind") in SHARED_LOOPS):
                 op = replace(op, blocks=tuple(_orchestrate(inner, builder) for inner in op.blocks))
             out.append(op)
         elif id(op) in repeated:
-            reads_after_write = op.name == "load" and any(lookup(x.name).effect == "write" for x in ops_in(run))
+            reads_after_write = op.name == "load" and any(
+                lookup(x.name).effect == "write" for x in ops_in(run)
+            )
             if reads_after_write or set(free_values(op)) & defined_in(run):
                 close(ops[i:])
             out.append(op)
@@ -71,21 +78,28 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
 
 
 def _repeated(ops: list[Op]) -> set[int]:
-    """The ops (by id) outside serial blocks that are no shared loops: checks, and what shared ops read."""
+    """The ops (by id) outside serial blocks that are no shared loops: checks, what names memory, and what
+    shared ops read."""
     makers = {result: op for op in ops for result in op.results}
-    found = {id(op) for op in ops if op.name in CHECKS}
+    found = {id(op) for op in ops if op.name in CHECKS or _names_memory(op)}
     work: list[Operand] = []
     for op in ops:
-        if is_shared(op) or op.name in ("yield", "return") or id(op) in found:
+        if id(op) in found or op.name in ("yield", "return") or (op.blocks and _walked_by_all(op)):
             work += free_values(op)
     while work:
-        op = makers.get(work.pop())  # type: ignore[arg-type, assignment]
-        if op is None or id(op) in found:
+        x = work.pop()
+        made = makers.get(x) if isinstance(x, Value) else None
+        if made is None or id(made) in found:
             continue
-        if op.name in REPLICABLE or op.name in JOINT or op.name.startswith("s."):
-            found.add(id(op))
-            work += op.operands
+        if made.name in REPLICABLE or made.name in JOINT or made.name.startswith("s."):
+            found.add(id(made))
+            work += made.operands
     return found
+
+
+def _names_memory(op: Op) -> bool:
+    """True for a fresh tensor or a view."""
+    return not op.blocks and any(isinstance(result.type, TensorType) for result in op.results)
 
 
 def _serial(run: list[Op], later: list[Op], builder: Builder) -> list[Op]:
@@ -97,11 +111,11 @@ def _serial(run: list[Op], later: list[Op], builder: Builder) -> list[Op]:
     inner = {v: builder.fresh(v.type, v.name) for v in wanted}
     body = [_rename_results(substitute(op, inner), inner) for op in run]
     body.append(Op("yield", tuple(inner.values()), (), (), (), run[-1].span))
-    assert not any(isinstance(v.type, TensorType) for v in wanted), "views are replicated, never serial"
+    assert not any(isinstance(v.type, TensorType) for v in wanted), (
+        "views are replicated, never serial"
+    )
     return [Op("serial", (), tuple(wanted), (), (Block((), tuple(body)),), run[0].span)]
 
 
 def _rename_results(op: Op, names: dict[Value, Value]) -> Op:
     return replace(op, results=tuple(names.get(r, r) for r in op.results))
-
-

@@ -1,36 +1,38 @@
-"""The order of the passes, a reason a line. `prepare` is for both ways of running, `PIPELINE` for native."""
+"""The order of the native passes, a reason a line. What is run before them stands in `prepare`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tilewright import knobs
 from tilewright.ir.nodes import Function
-from tilewright.ir.verify import verify
 from tilewright.machine import Machine
 from tilewright.passes.block_rows import block_rows
-from tilewright.passes.check_windows import check_windows
 from tilewright.passes.drop_dead import drop_dead
+from tilewright.passes.fetch_ahead import fetch_ahead
 from tilewright.passes.fold_constants import fold_constants
+from tilewright.passes.forward_stores import forward_stores
+from tilewright.passes.fuse_loops import fuse_loops
 from tilewright.passes.fuse_sweeps import fuse_sweeps
 from tilewright.passes.merge_interleave import merge_interleave
+from tilewright.passes.merge_products import merge_products
 from tilewright.passes.parallelize import parallelize
+from tilewright.passes.prepare import PREPARE, Observer, Pass, prepare, run
 from tilewright.passes.share_panels import share_panels
 from tilewright.passes.skip_fill import skip_fill
 from tilewright.passes.start_products import start_products
 from tilewright.passes.tile_matmul import tile_matmul
+from tilewright.passes.widen_columns import widen_columns
 
-Pass = Callable[..., Function]
-Observer = Callable[[str, Function], None]
-
-PREPARE: tuple[Pass, ...] = (
-    fold_constants,  # offsets become literals, so most windows are provably inside
-    check_windows,  # the others get an explicit check, as early in the program as its offsets are known
-)
+__all__ = ["PIPELINE", "PREPARE", "Observer", "Pass", "lower", "prepare", "run"]
 
 PIPELINE: tuple[Pass, ...] = (
     fold_constants,  # one spelling of every offset, so that equal windows look equal
     start_products,  # `if first: matmul else: matmul_acc` becomes one accumulation: fewer branches below
+    merge_products,  # needs the branch gone; a walk over K becomes one product, which can then be widened
+    widen_columns,  # narrow column tiles become as wide as the caches like
+    fold_constants,  # loops that widening left with one turn are unwrapped: regions become neighbours
+    fuse_loops,  # needs equal trip counts, which widening makes likelier
+    fold_constants,  # the fused bodies spell their offsets alike again
+    forward_stores,  # what one region leaves in memory for the next stays a tile
+    drop_dead,  # temporaries that nobody reads any more
     merge_interleave,  # two scatters that fill all columns are one interleave, which needs no old contents
     skip_fill,  # while stores still cover whole windows: temporaries that are overwritten need no zeros
     tile_matmul,  # products become a pack and a packed product; needs rank 2 and explicit valid extents
@@ -38,30 +40,9 @@ PIPELINE: tuple[Pass, ...] = (
     block_rows,  # rows of a product and of what follows it go through the cache tile by tile
     fuse_sweeps,  # needs the final row tiles; chains of row-wise operators become one sweep
     drop_dead,  # what fusion and merging left unread
+    fetch_ahead,  # row tiles and windows of panels are final, and nothing looks for dead ops any more
     parallelize,  # last, because it fixes which thread runs what
 )
-
-
-def run(
-    function: Function, passes: tuple[Pass, ...], machine: Machine, observe: Observer | None = None
-) -> Function:
-    """Run `passes` in order. `observe(name, function)` sees the program after each.
-
-    With the knob TILEWRIGHT_VERIFY on (tests do), the verifier looks between passes and a pass that
-    breaks the program is named in the CompilerBug.
-    """
-    for step in passes:
-        function = step(function, machine)
-        if knobs.verify():
-            verify(function, after=step.__name__)
-        if observe is not None:
-            observe(step.__name__, function)
-    return function
-
-
-def prepare(function: Function, machine: Machine, observe: Observer | None = None) -> Function:
-    """What both back ends run before anything else: bounds become explicit."""
-    return run(function, PREPARE, machine, observe)
 
 
 def lower(function: Function, machine: Machine, observe: Observer | None = None) -> Function:

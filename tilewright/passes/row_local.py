@@ -8,12 +8,15 @@ from __future__ import annotations
 from tilewright.ir.nodes import Const, Op, Operand
 from tilewright.ir.ops.elementwise import BINARY, UNARY
 from tilewright.ir.ops.reduce import ROW
+from tilewright.ir.typed import shape_of, tensor_type_of
 from tilewright.ir.types import TileType
 
 # Ops that a sweep can do: element-wise ones, reductions along the row, and moves within the row.
 SWEPT = frozenset(
-    (*BINARY, *UNARY, *ROW, "cmp", "sel", "cast", "broadcast", "gather_mask", "interleave", "full", "splat")
-    + ("arange", "fillpad", "extract", "store", "scatter_mask")
+    (
+        *(*BINARY, *UNARY, *ROW, "cmp", "sel", "cast", "broadcast", "full", "splat", "arange"),
+        *("gather_mask", "scatter_mask", "interleave", "fillpad", "extract", "store"),
+    )
 )
 
 
@@ -22,9 +25,8 @@ def is_swept(op: Op) -> bool:
     if op.name not in SWEPT:
         return False
     if op.name == "extract":  # a window of columns only
-        source, shape = op.operands[0].type, op.attr("shape")
-        whole_rows = shape[:-1] == source.shape[:-1] and not op.attr("drop")  # type: ignore[union-attr]
-        return whole_rows and all(x == Const(0, x.type.dtype) for x in op.operands[1:-1])  # type: ignore[union-attr]
+        whole_rows = op.attr("shape")[:-1] == shape_of(op.operands[0])[:-1] and not op.attr("drop")
+        return whole_rows and all(isinstance(x, Const) and x.value == 0 for x in op.operands[1:-1])
     if op.name == "store":
         return store_rows(op) is not None and not op.attr("atomic")
     return True
@@ -32,17 +34,16 @@ def is_swept(op: Op) -> bool:
 
 def store_rows(op: Op) -> tuple[int, ...] | None:
     """Leading shape of what a store writes; None when the last axis of the tile is not the tensor's last."""
-    tile, tensor = op.operands[0].type, op.operands[1].type
-    last = len(tensor.shape) - 1  # type: ignore[union-attr]
-    if last in (op.attr("drop") or ()) or tensor.strides[-1] != 1:  # type: ignore[union-attr]
+    tensor = tensor_type_of(op.operands[1])
+    last = len(tensor.shape) - 1
+    if last in (op.attr("drop") or ()) or tensor.strides[-1] != 1:
         return None
-    return tile.shape[:-1]  # type: ignore[union-attr]
+    return shape_of(op.operands[0])[:-1]
 
 
 def leading(op: Op) -> tuple[int, ...]:
     """The rows that a swept op goes over: every axis but the last."""
-    shape = op.operands[0].type.shape if op.name == "store" else op.result.type.shape  # type: ignore[union-attr]
-    return shape[:-1]
+    return shape_of(op.operands[0] if op.name == "store" else op.result)[:-1]
 
 
 def tile_operands(op: Op) -> list[Operand]:

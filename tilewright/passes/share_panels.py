@@ -7,6 +7,7 @@ from math import gcd
 
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index
+from tilewright.ir.typed import shape_of, tensor_type_of, whole_number
 from tilewright.ir.types import PanelType, TensorType
 from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses, walk
 from tilewright.machine import Machine
@@ -39,15 +40,14 @@ def share_panels(fn: Function, machine: Machine) -> Function:
         if matrix not in shared:
             params.append(param)
             continue
-        k, n = matrix.type.shape  # type: ignore[union-attr]
-        type = PanelType(k, n, matrix.type.dtype)  # type: ignore[union-attr]
+        k, n = shape_of(matrix)
         if param.direction == "frozen":
-            panels[matrix] = Value(matrix.name, type)
+            panels[matrix] = Value(matrix.name, PanelType(k, n, tensor_type_of(matrix).dtype))
             params.append(replace(param, value=panels[matrix]))
             continue
         params.append(param)
         builder.span = shared[matrix][0].span
-        whole = [matrix, index(0), index(0), index(k), index(n)]
+        whole: list[Operand] = [matrix, index(0), index(0), index(k), index(n)]
         tile = builder.value("load", whole, matrix.name, shape=(k, n))
         panels[matrix] = builder.value("pack", [tile, index(k), index(n)], "panel")
 
@@ -61,7 +61,9 @@ def share_panels(fn: Function, machine: Machine) -> Function:
         builder.span = op.span
         k0, n0 = load.operands[1:3]
         k, n = load.attr("shape")
-        window = builder.value("panel_window", [panels[load.operands[0]], k0, n0], op.result.name, k=k, n=n)
+        window = builder.value(
+            "panel_window", [panels[load.operands[0]], k0, n0], op.result.name, k=k, n=n
+        )
         taken.append(window.name)
         return Replace(builder.ops, {op.result: window})
 
@@ -69,7 +71,19 @@ def share_panels(fn: Function, machine: Machine) -> Function:
     body = map_ops(fn.body, rewrite)
     frozen = {matrix for matrix in panels if panels[matrix].name == matrix.name}
     body = map_ops(body, lambda op: () if op.name == "load" and op.operands[0] in frozen else None)
-    return replace(fn, params=tuple(params), body=Block(body.args, (*builder.ops, *body.ops)))
+    ops = _behind_checks(body.ops, builder.ops)
+    return replace(fn, params=tuple(params), body=Block(body.args, ops))
+
+
+def _behind_checks(ops: tuple[Op, ...], packs: tuple[Op, ...]) -> tuple[Op, ...]:
+    """The packs behind the checks that the program begins with: a call that fails one has done nothing."""
+    position = 0
+    for i, op in enumerate(ops):
+        if op.name.startswith("check_"):
+            position = i + 1
+        elif not op.name.startswith("s."):
+            break
+    return (*ops[:position], *packs, *ops[position:])
 
 
 class _Sharer:
@@ -80,7 +94,7 @@ class _Sharer:
         self.paths = {id(op): path for op, path in walk(fn)}
 
     def maker(self, x: Operand) -> Op | None:
-        place = self.defined.get(x)  # type: ignore[arg-type]
+        place = self.defined.get(x) if isinstance(x, Value) else None
         return None if place is None or place.block is not None else place.op
 
     def packs_of(self, param: Param) -> list[Op]:
@@ -102,7 +116,7 @@ class _Sharer:
 
     def is_window(self, pack: Op, load: Op) -> bool:
         """True when the pack's panel is a window of the panel of the whole matrix."""
-        rows, columns = load.operands[0].type.shape  # type: ignore[union-attr]
+        rows, columns = shape_of(load.operands[0])
         k, n = load.attr("shape")
         k0, n0 = load.operands[1:3]
         whole_window = load.operands[3:] == pack.operands[1:] == (index(k), index(n))
@@ -143,7 +157,7 @@ class _Sharer:
                 bounds = owner.operands[:3]
                 if not all(isinstance(x, Const) for x in bounds):
                     return True
-                if len(range(*(int(x.value) for x in bounds))) > 1:  # type: ignore[union-attr]
+                if len(range(*map(whole_number, bounds))) > 1:
                     return True
         return False
 

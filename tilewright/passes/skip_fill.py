@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, make_attrs
-from tilewright.ir.walk import definitions, map_ops, ops_in, root_tensor
+from tilewright.ir.typed import shape_of, whole_number
+from tilewright.ir.walk import Definition, definitions, map_ops, ops_in, root_tensor
 from tilewright.machine import Machine
 
 
@@ -42,7 +45,7 @@ def skip_fill(fn: Function, machine: Machine) -> Function:
     return map_ops(fn, rewrite)
 
 
-def _touches(op: Op, tensor: Value, defined) -> bool:
+def _touches(op: Op, tensor: Value, defined: Mapping[Value, Definition]) -> bool:
     return any(
         isinstance(x, Value) and x in defined and root_tensor(x, defined) == tensor
         for inner in ops_in(op)
@@ -57,8 +60,19 @@ def _covers(op: Op, tensor: Value, loop: Op | None = None) -> bool:
     if op.name == "at":
         return _first_touch_covers(op.blocks[0], tensor, loop)
     if op.name == "for" and loop is None and all(isinstance(x, Const) for x in op.operands[:3]):
-        return _first_touch_covers(op.blocks[0], tensor, op)
+        if len(range(*map(whole_number, op.operands[:3]))) == 0:
+            return False
+        return _first_touch_covers(op.blocks[0], tensor, op) and _reads_what_it_stored(op, tensor)
     return False
+
+
+def _reads_what_it_stored(loop: Op, tensor: Value) -> bool:
+    """True when a turn of the loop reads the tensor nowhere but in the window that it has stored."""
+    touches = [op for op in ops_in(loop) if tensor in op.operands]
+    first = touches[0]
+    return all(
+        op.name == "store" or (op.name == "load" and op.operands[1:] == first.operands[2:]) for op in touches
+    )
 
 
 def _first_touch_covers(block: Block, tensor: Value, loop: Op | None) -> bool:
@@ -69,7 +83,7 @@ def _first_touch_covers(block: Block, tensor: Value, loop: Op | None) -> bool:
 
 
 def _window_covers(store: Op, tensor: Value, loop: Op | None) -> bool:
-    extents = tensor.type.shape  # type: ignore[union-attr]
+    extents = shape_of(tensor)
     rank = len(extents)
     offsets, valid = store.operands[2 : 2 + rank], store.operands[2 + rank :]
     walked = 0
@@ -78,7 +92,7 @@ def _window_covers(store: Op, tensor: Value, loop: Op | None) -> bool:
             return False
         if isinstance(offset, Const) and offset.value == 0 and count.value == extent:
             continue
-        if not _walks(loop, offset, count.value, extent):
+        if not _walks(loop, offset, whole_number(count), extent):
             return False
         walked += 1
     return walked <= 1
@@ -88,5 +102,5 @@ def _walks(loop: Op | None, offset: Operand, width: int, extent: int) -> bool:
     """True when `offset` is the loop's variable and its windows of `width` cover 0 … extent."""
     if loop is None or offset != loop.blocks[0].args[0]:
         return False
-    start, stop, step = (x.value for x in loop.operands[:3] if isinstance(x, Const))
+    start, stop, step = map(whole_number, loop.operands[:3])
     return start == 0 and 0 < step <= width and (stop - 1) // step * step + width >= extent

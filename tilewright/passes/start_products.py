@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Value, make_attrs
-from tilewright.ir.walk import definitions, map_ops, names_in_use, uses
+from tilewright.ir.typed import as_value, tile_type_of, whole_number
+from tilewright.ir.walk import Definition, definitions, map_ops, names_in_use, uses
 from tilewright.machine import Machine
 
 
@@ -33,15 +35,19 @@ def start_products(fn: Function, machine: Machine) -> Function:
             if products is None:
                 ops.append(inner)
                 continue
-            positions = [body.args.index(p.operands[0]) if p.operands[0] in body.args else 0 for p in products]
-            alone = all(len(readers.get(p.operands[0], ())) == 1 for p in products)  # type: ignore[arg-type]
+            positions = [
+                body.args.index(p.operands[0]) if p.operands[0] in body.args else 0
+                for p in products
+            ]
+            alone = all(len(readers.get(as_value(p.operands[0]), ())) == 1 for p in products)
             if 0 in positions or not alone:
                 ops.append(inner)
                 continue
             for position, product in zip(positions, products, strict=True):
-                type = product.result.type
-                attrs = make_attrs({"shape": type.shape, "dtype": type.dtype, "value": 0})
-                zeros[position] = Op("full", (), (builder.fresh(type, "zero"),), attrs, (), product.span)
+                acc = tile_type_of(product.result)
+                attrs = make_attrs({"shape": acc.shape, "dtype": acc.dtype, "value": 0})
+                start = builder.fresh(acc, "zero")
+                zeros[position] = Op("full", (), (start,), attrs, (), product.span)
             ops.extend(products)
         if not zeros:
             return None
@@ -55,11 +61,11 @@ def start_products(fn: Function, machine: Machine) -> Function:
 
 
 def _surely_runs(loop: Op) -> bool:
-    start, stop, _ = loop.operands[:3]
-    return isinstance(start, Const) and isinstance(stop, Const) and start.value < stop.value
+    bounds = loop.operands[:3]
+    return all(isinstance(x, Const) for x in bounds) and len(range(*map(whole_number, bounds))) > 0
 
 
-def _first_or_continue(op: Op, loop: Op, defined) -> list[Op] | None:
+def _first_or_continue(op: Op, loop: Op, defined: Mapping[Value, Definition]) -> list[Op] | None:
     """The `matmul_acc` ops that an `if first` means, renamed to the results of the `if`; None if it is not one."""
     if op.name != "if" or not isinstance(op.operands[0], Value):
         return None
@@ -70,9 +76,14 @@ def _first_or_continue(op: Op, loop: Op, defined) -> list[Op] | None:
     start, more = op.blocks
     if len(start.ops) != len(more.ops) or len(start.ops) - 1 != len(op.results):
         return None
-    products = []
+    products: list[Op] = []
     for result, a, b in zip(op.results, start.ops, more.ops, strict=False):
-        same = a.name == "matmul" and b.name == "matmul_acc" and a.operands == b.operands[1:] and a.attrs == b.attrs
+        same = (
+            a.name == "matmul"
+            and b.name == "matmul_acc"
+            and a.operands == b.operands[1:]
+            and a.attrs == b.attrs
+        )
         in_order = same and start.ops[-1].operands[len(products)] == a.result
         if not in_order or more.ops[-1].operands[len(products)] != b.result:
             return None

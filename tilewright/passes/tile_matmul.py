@@ -6,6 +6,7 @@ from itertools import product
 
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Function, Op, Operand, index
+from tilewright.ir.typed import shape_of, tile_type_of
 from tilewright.ir.walk import Replace, map_ops, names_in_use
 from tilewright.machine import Machine
 
@@ -35,12 +36,20 @@ def tile_matmul(fn: Function, machine: Machine) -> Function:
     return map_ops(fn, rewrite)
 
 
-def _batched(builder: Builder, op: Op, acc, a: Operand, b: Operand, valid: tuple[Operand, ...]) -> Operand:
+def _batched(
+    builder: Builder,
+    op: Op,
+    acc: Operand | None,
+    a: Operand,
+    b: Operand,
+    valid: tuple[Operand, ...],
+) -> Operand:
     """One 2-D product per batch index, each put into its place of the result."""
-    shape = op.result.type.shape  # type: ignore[union-attr]
-    if len(shape) == 2 and len(a.type.shape) == 2 and len(b.type.shape) == 2:  # type: ignore[union-attr]
+    shape = shape_of(op.result)
+    if len(shape) == len(shape_of(a)) == len(shape_of(b)) == 2:
         return _product(builder, op, acc, a, b, valid)
-    out: Operand = acc or builder.value("full", shape=shape, dtype=op.result.type.dtype, value=0)  # type: ignore[union-attr]
+    dtype = tile_type_of(op.result).dtype
+    out: Operand = acc or builder.value("full", shape=shape, dtype=dtype, value=0)
     for where in product(*map(range, shape[:-2])):
         part = _product(
             builder,
@@ -58,23 +67,32 @@ def _batched(builder: Builder, op: Op, acc, a: Operand, b: Operand, valid: tuple
 
 def _matrix(builder: Builder, tile: Operand, where: tuple[int, ...]) -> Operand:
     """The matrix of a batched tile at `where`; axes of extent 1 are shared by all."""
-    shape = tile.type.shape  # type: ignore[union-attr]
+    shape = shape_of(tile)
     batch = shape[:-2]
     if not batch:
         return tile
     own = where[len(where) - len(batch) :]
     at = [index(0 if extent == 1 else i) for extent, i in zip(batch, own, strict=True)]
     window = (1,) * len(batch) + shape[-2:]
-    return builder.value("extract", [tile, *at, index(0), index(0)], shape=window, drop=tuple(range(len(batch))))
+    return builder.value(
+        "extract", [tile, *at, index(0), index(0)], shape=window, drop=tuple(range(len(batch)))
+    )
 
 
-def _product(builder: Builder, op: Op, acc, a: Operand, b: Operand, valid: tuple[Operand, ...]) -> Operand:
+def _product(
+    builder: Builder,
+    op: Op,
+    acc: Operand | None,
+    a: Operand,
+    b: Operand,
+    valid: tuple[Operand, ...],
+) -> Operand:
     m, k, n = valid
     if op.attr("a_trans"):
         a = builder.value("transpose", [a], axis1=0, axis2=1)
-    rows, depth = a.type.shape  # type: ignore[union-attr]
+    rows, depth = shape_of(a)
     trans = bool(op.attr("b_trans"))
-    columns = b.type.shape[0 if trans else 1]  # type: ignore[union-attr]
+    columns = shape_of(b)[0 if trans else 1]
     if k != index(depth):
         a = builder.value("fillpad", [a, index(rows), k], hint="a", value=0)
     panel = builder.value("pack", [b, k, n], hint="panel", trans=trans or None)
@@ -90,5 +108,3 @@ def _product(builder: Builder, op: Op, acc, a: Operand, b: Operand, valid: tuple
     window = (rows, columns)
     kept = [acc, out, index(0), index(0), m, index(columns)]
     return builder.value("insert", kept, hint="acc", shape=window)
-
-

@@ -24,7 +24,9 @@ class Pages:
             try:
                 self._map.madvise(mmap.MADV_HUGEPAGE)
             except OSError:
-                self.huge = False  # a kernel built without them: small pages do as well, only slower
+                self.huge = (
+                    False  # a kernel built without them: small pages do as well, only slower
+                )
             else:
                 self.huge = True
         else:

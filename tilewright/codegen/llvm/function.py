@@ -16,6 +16,15 @@ from math import prod
 from llvmlite import ir
 
 from tilewright.codegen.llvm import matmul, moves, sync
+from tilewright.codegen.llvm.abi import (
+    ARGUMENTS,
+    PHASES,
+    PRIVATE_ARENAS,
+    PRIVATE_STRIDE,
+    RECORD,
+    SHARED_ARENA,
+    SYNC,
+)
 from tilewright.codegen.llvm.lanes import Lanes
 from tilewright.codegen.llvm.places import (
     LINE,
@@ -38,11 +47,6 @@ from tilewright.ir.walk import definitions, uses
 from tilewright.machine import Machine
 from tilewright.ir.aliases import loads_to_copy
 
-# The words (8 bytes) that the worker is handed, before the arguments.
-SHARED_ARENA, PRIVATE_ARENAS, SYNC, RECORD, PRIVATE_STRIDE, ARGUMENTS = range(6)
-PHASES = 2  # counters for parallel loops, taken in turn
-RECORD_WORDS = 32  # the failed check's number and what it saw
-
 
 @dataclass(slots=True)
 class Layout:
@@ -63,10 +67,12 @@ class FunctionEmitter:
         self.readers = uses(function)
         self.copies = loads_to_copy(function)
         self.owned: set[Value] = set()  # tiles whose place in the arena is theirs alone
+        self.loops: list[Op] = []  # the loops around the current op, outermost first
         self.env: dict[Value, ir.Value | Place | Panel] = {}
         self.shared, self.private = Arena(), Arena()
         self.alone = False  # inside a parallel loop or a serial block: no other thread has a part in it
         self.arena = self.shared
+        self.fetch: matmul.Fetch | None = None  # what the next product brings closer
 
         fn = ir.Function(module, ir.FunctionType(VOID, [PTR, I64, I64]), "worker")
         fn.attributes.add("nounwind")
@@ -231,9 +237,14 @@ class FunctionEmitter:
 
     def owned_tile(self, x: Operand) -> Place:
         """A place with the contents of `x` that may be changed: x's own when nobody reads it again."""
-        if x in self.owned and len(self.readers.get(x, ())) == 1:  # type: ignore[arg-type]
-            return self.place(x)
-        return self.copied(x)
+        return self.place(x) if self.read_once(x) else self.copied(x)
+
+    def read_once(self, x: Operand) -> bool:
+        """True when `x` has a place of its own and the op that reads it now is the last to do so: the only
+        reader, and not one in a loop that comes back to it."""
+        if not isinstance(x, Value) or x not in self.owned or len(self.readers.get(x, ())) != 1:
+            return False
+        return sum(owner.name == "for" for owner in self.defined[x].path) == len(self.loops)
 
     def copied(self, x: Operand) -> Place:
         target = self.new_tile(x.type)  # type: ignore[arg-type]
@@ -297,32 +308,44 @@ class FunctionEmitter:
                 slot = self.b.load(slot, typ=F32 if dtype.is_float else I1 if dtype == BOOL else I64)
             self.env[result] = slot
             self.owned.add(result)
+        if not self.alone and any(isinstance(result.type, ScalarType) for result in op.results):
+            self.barrier()  # thread 0 must not reuse a slot that another thread has yet to read
 
     def parallel(self, op: Op) -> None:
-        """Iterations drawn from a counter. Two counters take turns: the one just used is set back by
-        thread 0 behind the barrier, and used again only behind the next one."""
+        """Each thread has a stretch of the iterations, drawn from a counter in order; a thread that is done
+        draws from the others' stretches. So neighbouring iterations mostly follow each other on one
+        thread, which can fetch ahead, and none waits while there is work.
+
+        Counters come in two sets that take turns: a thread sets its own back behind the barrier, and that
+        set is used again only behind the next one.
+        """
         b = self.b
         start, _, step = (self.scalar(x) for x in op.operands[:3])
         trips = self.trips(op)
         phase = b.load(self.phase, typ=I64)
-        counters = sync.counter(b, self.sync, 0)
-        counter = offset(b, counters, b.mul(b.and_(phase, const(I64, PHASES - 1)), const(I64, LINE)))
         b.store(b.add(phase, const(I64, 1)), self.phase)
-        draw, work, done = (b.append_basic_block(name) for name in ("draw", "work", "done"))
-        b.branch(draw)
-        b.position_at_end(draw)
-        number = sync.grab(b, counter)
-        b.cbranch(b.icmp_signed("<", number, trips), work, done)
-        b.position_at_end(work)
+        first_counter = b.mul(b.and_(phase, const(I64, PHASES - 1)), self.nthreads)
+        counters = offset(b, sync.counter(b, self.sync, 0), b.mul(first_counter, const(I64, LINE)))
         body = op.blocks[0]
-        self.env[body.args[0]] = b.add(start, b.mul(number, step))
-        with self.by_itself(self.private), self.private.scope():
-            self.block(body)
-        b.branch(draw)
-        b.position_at_end(done)
+        with counted(b, 0, self.nthreads, name="owner") as loop:
+            owner = b.srem(b.add(self.tid, loop.i), self.nthreads)
+            low = b.sdiv(b.mul(owner, trips), self.nthreads)
+            high = b.sdiv(b.mul(b.add(owner, const(I64, 1)), trips), self.nthreads)
+            counter = offset(b, counters, b.mul(owner, const(I64, LINE)))
+            draw, work, done = (b.append_basic_block(name) for name in ("draw", "work", "done"))
+            b.branch(draw)
+            b.position_at_end(draw)
+            number = b.add(low, sync.grab(b, counter))
+            b.cbranch(b.icmp_signed("<", number, high), work, done)
+            b.position_at_end(work)
+            self.env[body.args[0]] = b.add(start, b.mul(number, step))
+            with self.by_itself(self.private), self.private.scope():
+                self.block(body)
+            b.branch(draw)
+            b.position_at_end(done)
         self.barrier()
-        with b.if_then(b.icmp_signed("==", self.tid, const(I64, 0))):
-            b.atomic_rmw("xchg", counter, const(I64, 0), "monotonic")
+        mine = offset(b, counters, b.mul(self.tid, const(I64, LINE)))
+        b.atomic_rmw("xchg", mine, const(I64, 0), "monotonic")
 
     # Checks
 
@@ -373,13 +396,17 @@ class FunctionEmitter:
         emit = _EMITTERS.get(op.name)
         if emit is None:
             raise CompilerBug(f"the native back end has no code for {op.name}", str(op))
+        if op.name == "for":
+            self.loops.append(op)
         emit(self, op)
+        if op.name == "for":
+            self.loops.pop()
 
     def at(self, op: Op) -> None:
         self.block(op.blocks[0])
         for result, x in zip(op.results, op.blocks[0].ops[-1].operands, strict=True):
             self.env[result] = self.scalar(x) if isinstance(x, Const) else self.env[x]
-            if x in self.owned and len(self.readers.get(x, ())) == 1:  # type: ignore[arg-type]
+            if self.read_once(x):
                 self.owned.add(result)
 
     def loop(self, op: Op) -> None:

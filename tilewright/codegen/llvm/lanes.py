@@ -9,7 +9,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from tilewright.codegen.llvm.types import BFLOAT, F16, F32, I1, I8, I16, I32, const, intrinsic, memory_type, splat
-from tilewright.dtypes import BF16, BOOL, FP16, FP32, DType
+from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT32, UINT8, DType
 from tilewright.machine import Machine
 
 F64 = ir.DoubleType()
@@ -161,6 +161,8 @@ class Lanes:
     def binary(self, name: str, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
         """`y` is of `dtype`, or an FP32 scalar's lanes where dtype is a 16-bit float."""
         b = self.b
+        if dtype == BOOL:
+            return b.zext(self.nonzero(dtype, self.binary(name, UINT8, x, y)), x.type)
         if dtype.is_float:
             x = self.widen(dtype, x)
             y = self.widen(dtype, y) if y.type != x.type else y
@@ -202,6 +204,8 @@ class Lanes:
 
     def unary(self, name: str, dtype: DType, x: ir.Value) -> ir.Value:
         b = self.b
+        if dtype == BOOL:
+            return x  # -x, |x| and max(x, 0) are not 0 where x is not
         if not dtype.is_float:
             zero = self.same(x, 0)
             match name:
@@ -285,12 +289,29 @@ class Lanes:
         return b.select(too_high, self.same(number, high), number)
 
     def _int_to_float(self, source: DType, to: DType, mode: str, x: ir.Value) -> ir.Value:
+        """Rounded once. What FP32 cannot hold goes through it rounded to odd, which no second rounding sees."""
         convert = self.b.sitofp if source.is_signed else self.b.uitofp
-        exact = source.bits <= 16 or (source.bits == 64)  # INT64 rounds to nearest even whatever the mode
-        if to == FP32 and mode not in ("rint", "none") and not exact:
-            return self._to_narrower(convert(x, self.like(F64, x)), F32, I32, mode)
-        wide = convert(x, self.like(F32, x))
-        return self.narrow(to, wide, "rint" if to == FP16 else mode)
+        if source == INT32 and to == FP16:
+            mode = "rint"  # language.md 5.8: whatever the author says
+        nearest = mode in ("rint", "none")
+        if source.bits <= 16 or to == FP16 or (to == FP32 and nearest):  # beyond 2^24 FP16 is infinite anyway
+            return self.narrow(to, convert(x, self.like(F32, x)), mode)
+        once = "odd" if to == BF16 else mode
+        return self.narrow(to, self._to_narrower(self._int_to_double(source, x), F32, I32, once), mode)
+
+    def _int_to_double(self, source: DType, x: ir.Value) -> ir.Value:
+        """Exact up to 53 bits; longer ones rounded to odd: the last bit says that others were lost."""
+        b = self.b
+        convert = b.sitofp if source.is_signed else b.uitofp
+        wide = self.like(F64, x)
+        if source.bits < 64:
+            return convert(x, wide)
+        lost = b.icmp_signed("!=", b.and_(x, self.same(x, 0x7FF)), self.same(x, 0))
+        upper = (b.ashr if source.is_signed else b.lshr)(x, self.same(x, 11))
+        long = b.fmul(convert(b.or_(upper, b.zext(lost, x.type)), wide), Lanes.constant(wide, 2048.0))
+        middle = b.add(x, self.same(x, 1 << 52)) if source.is_signed else x
+        short = b.icmp_unsigned("<", middle, self.same(x, 1 << 53))
+        return b.select(short, convert(x, wide), long)
 
     def _int_to_int(self, source: DType, to: DType, x: ir.Value) -> ir.Value:
         """Saturate into a range that is not wider, extend into one that is."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
-from tilewright.codegen.llvm.places import Extent, Panel, Place, value_of
+from tilewright.codegen.llvm.places import LINE, Extent, Panel, Place, value_of
 from tilewright.codegen.llvm.rows import RowEmitter
-from tilewright.codegen.llvm.types import I64, PTR, const, counted, offset, zero
+from tilewright.codegen.llvm.types import I32, I64, PTR, VOID, const, counted, intrinsic, offset, zero
 from tilewright.ir.nodes import Op, Operand
-from tilewright.ir.types import PanelType
+from tilewright.ir.types import PanelType, TileType
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
@@ -56,6 +58,24 @@ def emit_panel_window(owner: FunctionEmitter, op: Op) -> None:
     owner.env[op.result] = Panel(offset(b, whole.address, at), k, n, whole.dtype, whole.stride)
 
 
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """What to bring closer while a product runs: `nbytes` of every column block of `panel`, from `start` on."""
+
+    panel: Panel
+    start: ir.Value
+    nbytes: int
+
+
+def emit_fetch_ahead(owner: FunctionEmitter, op: Op) -> None:
+    """Note a part of a panel for the next product, which spreads the fetches over its column blocks."""
+    panel = owner.panel(op.operands[0])
+    part, parts = (owner.extent(x) for x in op.operands[1:])
+    assert isinstance(parts, int)
+    nbytes = -(-int(panel.stride * op.attr("share")) // parts // LINE) * LINE
+    owner.fetch = Fetch(panel, owner.b.mul(value_of(part), const(I64, nbytes)), nbytes)
+
+
 def emit_product(owner: FunctionEmitter, op: Op) -> None:
     """c = a * panel, or acc + a * panel, for the first `m` rows."""
     carried = op.name == "matmul_packed_acc"
@@ -67,18 +87,23 @@ def emit_product(owner: FunctionEmitter, op: Op) -> None:
     else:
         c = owner.new_tile(op.result.type)  # type: ignore[arg-type]
     sizes = op.attr("sizes") or ((rows,) if isinstance(rows, int) else tuple(range(1, c.shape[0] + 1)))
-    Product(owner, kernel, readable(owner, a, kernel), owner.panel(panel), c, carried).emit(rows, sizes)
+    product = Product(owner, kernel, readable(owner, a, kernel), owner.panel(panel), c, carried)
+    product.emit(rows, sizes)
+    owner.fetch = None
     owner.env[op.result] = c
     owner.owned.add(op.result)
 
 
 def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
-    """The left side where it is, or a copy with zeros behind its rows when K ends inside a group."""
+    """The left side where it is, or a copy with zeros behind its rows when K ends inside a group: what lies
+    there otherwise may be NaN, which a zero in the panel does not silence."""
     place = owner.place(a)
-    if place.shape[1] % kernel.k_group == 0 or place.padded:
+    rows, k = place.shape
+    if k % kernel.k_group == 0:
         return place
-    target = owner.new_tile(a.type)  # type: ignore[arg-type]
-    RowEmitter(owner).copy(target, place)
+    whole = TileType((rows, -(-k // kernel.k_group) * kernel.k_group), place.dtype)
+    target = owner.new_tile(whole)
+    RowEmitter(owner).copy(target, replace(place, shape=whole.shape, valid=(place.valid[0], place.valid[1]), padded=False))
     return target
 
 
@@ -95,6 +120,8 @@ class Product:
 
     def emit(self, rows: Extent, sizes: tuple[int, ...]) -> None:
         """`sizes`: the row counts that `rows` can be; larger ones are cut into balanced register tiles."""
+        if rows == 0:  # a literal: nothing is valid
+            return
         most = self.kernel.mr
         if max(sizes) <= most:
             self.tile(self.a.address, self.c.address, rows, sizes)
@@ -149,13 +176,26 @@ class Product:
 
     def call(self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value) -> None:
         b = self.b
+        if self.owner.fetch is not None and self.owner.fetch.panel.stride == self.panel.stride:
+            self.bring_closer(self.owner.fetch, panel_at)
         microkernel = self.kernel.microkernel(self.owner.module, m, nr, self.carried)
         pitch, c_pitch = const(I64, self.a.strides[0]), const(I64, self.c.strides[0])
         panel = offset(b, self.panel.address, panel_at)
         b.call(microkernel, [a, pitch, panel, offset(b, c, c_at), c_pitch, self.groups, self.init])
 
 
+    def bring_closer(self, fetch: Fetch, panel_at: ir.Value) -> None:
+        """Prefetch this column block's share into the second-level cache."""
+        b = self.b
+        prefetch = intrinsic(self.owner.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+        start = offset(b, offset(b, fetch.panel.address, panel_at), fetch.start)
+        read, second_level, data = const(I32, 0), const(I32, 2), const(I32, 1)
+        with counted(b, 0, fetch.nbytes, LINE, name="ahead") as loop:
+            b.call(prefetch, [offset(b, start, loop.i), read, second_level, data])
+
+
 EMITTERS = {
+    "fetch_ahead": emit_fetch_ahead,
     "pack": emit_pack,
     "panel_window": emit_panel_window,
     "matmul_packed": emit_product,

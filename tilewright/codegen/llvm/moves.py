@@ -93,8 +93,10 @@ def emit_reshape(owner: FunctionEmitter, op: Op) -> None:
     shape = op.result.type.shape  # type: ignore[union-attr]
     if [n for n in shape if n != 1] == [n for n in source.shape if n != 1] and source.all_valid and shape[-1] != 1:
         strides = _strides_of(source, shape)
-        owner.env[op.result] = Place(source.address, source.dtype, shape, strides, shape, source.padded)
-        return
+        alias = Place(source.address, source.dtype, shape, strides, shape, source.padded)
+        if alias.is_dense:
+            owner.env[op.result] = alias
+            return
     target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
     b = owner.b
 
@@ -146,14 +148,21 @@ def _copy_elements(owner: FunctionEmitter, target: Place, source: Place) -> None
 
 
 def emit_extract(owner: FunctionEmitter, op: Op) -> None:
-    """A window of a tile is the same memory: tiles do not change while somebody may read them."""
+    """A window of a tile is the same memory: tiles do not change while somebody may read them. A column of one
+    as a row of its own is a copy, because rows are read by the vector."""
     source = owner.place(op.operands[0])
     starts = [owner.extent(x) for x in op.operands[1:]]
     shape = op.attr("shape")
     counts: list[Extent] = []
     for start, n, valid, extent in zip(starts, shape, source.valid, source.shape, strict=True):
         counts.append(n if valid == extent else _overlap(owner, start, n, valid))
-    owner.env[op.result] = owner.cut(source, starts, shape, op.attr("drop") or (), counts)
+    window = owner.cut(source, starts, shape, op.attr("drop") or (), counts)
+    if window.is_dense:
+        owner.env[op.result] = window
+        return
+    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    gather_elements(owner, target, window)
+    _result(owner, op, target)
 
 
 def _overlap(owner: FunctionEmitter, start: Extent, n: int, valid: Extent) -> Extent:
@@ -173,7 +182,7 @@ def emit_insert(owner: FunctionEmitter, op: Op) -> None:
     starts = [owner.extent(x) for x in op.operands[2 : 2 + rank]]
     counts = [owner.extent(x) for x in op.operands[2 + rank :]]
     window = owner.cut(target, starts, op.attr("shape"), op.attr("drop") or (), counts)
-    if len(window.shape) and window.shape[-1] != 1:
+    if window.is_dense and window.shape[-1] != 1:
         RowEmitter(owner).copy(window, source)
     else:
         _copy_elements(owner, window, source)

@@ -37,6 +37,11 @@ class Place:
     def all_valid(self) -> bool:
         return self.valid == self.shape
 
+    @property
+    def is_dense(self) -> bool:
+        """True when a row can be read by the vector: its columns are next to each other."""
+        return self.strides[-1] == self.dtype.nbytes or self.shape[-1] == 1
+
     def at(self, builder: ir.IRBuilder, indices: Sequence[Extent]) -> ir.Value:
         """Address of the element at `indices`; missing trailing ones are 0."""
         known = 0

@@ -13,7 +13,7 @@ from llvmlite import ir
 from tilewright.codegen.llvm.lanes import Lanes
 from tilewright.codegen.llvm.places import Extent, Place, value_of
 from tilewright.codegen.llvm.types import (
-    I1, I32, I64, PTR, VOID, const, const_vector, counted, index, intrinsic, memory_type, offset, vector, zero,
+    I1, I32, I64, PTR, VOID, const, const_vector, counted, index, intrinsic, memory_type, offset, opaque, vector, zero,
 )  # fmt: skip
 from tilewright.dtypes import DType
 
@@ -167,13 +167,24 @@ class RowEmitter:
         return b.call(masked, [address, ir.Constant(I32, place.dtype.nbytes), mask, zero(kind)])
 
     def put(self, lanes: ir.Value, place: Place, chunk: Chunk) -> None:
-        """Sixteen columns to memory, as far as they are valid."""
+        """Sixteen columns to memory, as far as they are valid.
+
+        One column goes by a plain store, and LLVM must not find out that a mask is of one lane: it makes
+        a narrowed element under such a mask (trunc i32 to i8) a store of the wide one (LLVM 22, AVX-512).
+        """
         b = self.b
         address = offset(b, place.at(b, self.pad(place)), self.scaled_base(chunk, place))
         mask = None
-        if not place.padded:
-            mask = self.column_mask(chunk, place.valid[-1], place.shape[-1])
         row = None if place.padded else self.row_is_valid(place)
+        if not place.padded:
+            count = place.valid[-1]
+            if isinstance(count, int) and chunk.j is None and count - chunk.start == 1:
+                with nullcontext() if row is None else b.if_then(row):
+                    b.store(b.extract_element(lanes, const(I64, 0)), address)
+                return
+            if not isinstance(count, int) and place.dtype.nbytes < 4:
+                count = opaque(b, count)
+            mask = self.column_mask(chunk, count, place.shape[-1])
         if row is not None:
             rows = self.lanes.spread(row, LANES)
             mask = rows if mask is None else b.and_(mask, rows)
@@ -189,17 +200,17 @@ class RowEmitter:
         nbytes = place.strides[-1]
         return base * nbytes if isinstance(base, int) else self.b.mul(base, index(nbytes))
 
-    def load_one(self, place: Place) -> ir.Value:
-        """The first column of the current row; 0 where that is not valid."""
+    def load_one(self, place: Place, column: Extent = 0) -> ir.Value:
+        """One column of the current row; 0 where that is not valid."""
         kind = memory_type(place.dtype)
+        where = place.at(self.b, [*self.pad(place), column])
         if place.all_valid:
-            return self.b.load(place.at(self.b, [*self.pad(place), 0]), typ=kind)
+            return self.b.load(where, typ=kind)
         ok = self.row_is_valid(place)
-        column = place.valid[-1]
-        inside = self.b.icmp_signed(">", value_of(column), const(I64, 0))
+        inside = self.b.icmp_signed(">", value_of(place.valid[-1]), value_of(column))
         ok = inside if ok is None else self.b.and_(ok, inside)
         spare = self.owner.spare()
-        address = self.b.select(ok, place.at(self.b, [*self.pad(place), 0]), spare)
+        address = self.b.select(ok, where, spare)
         return self.b.select(ok, self.b.load(address, typ=kind), zero(kind))
 
 

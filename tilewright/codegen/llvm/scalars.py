@@ -47,13 +47,17 @@ def emit_scalar(owner: FunctionEmitter, op: Op) -> ir.Value:
         case "s.div":
             return b.fdiv(*operands)
         case "s.min" | "s.max":
-            relation = "<" if name == "s.min" else ">"
+            relation = "<=" if name == "s.min" else ">="
             x, y = operands
-            return b.select(b.fcmp_ordered(relation, x, y) if is_float else b.icmp_signed(relation, x, y), x, y)
-        case "s.shl":
-            return b.shl(*operands)
-        case "s.shr":
-            return b.ashr(*operands)
+            if not is_float:
+                return b.select(b.icmp_signed(relation, x, y), x, y)
+            first = b.or_(b.fcmp_ordered(relation, x, y), b.fcmp_unordered("uno", x, x))  # NaN if either is
+            return b.select(first, x, y)
+        case "s.shl" | "s.shr":
+            x, count = operands
+            if not isinstance(count, ir.Constant) or not 0 <= count.constant < 64:
+                owner.fail_unless(b.icmp_unsigned("<", count, const(I64, 64)), op, [count])
+            return b.shl(x, count) if name == "s.shl" else b.ashr(x, count)
         case "s.floordiv" | "s.mod":
             return _floor_division(owner, op, *operands)
     raise KeyError(name)

@@ -21,7 +21,7 @@ from tilewright.codegen.llvm.places import Extent, Place, value_of
 from tilewright.codegen.llvm.rows import LANES, Chunk, RowEmitter
 from tilewright.codegen.llvm.types import I64, const, const_vector, counted, memory_type, shuffle, vector, zero
 from tilewright.dtypes import DType
-from tilewright.ir.nodes import Const, Op, Operand, Value
+from tilewright.ir.nodes import Const, Op, Operand, Value, index
 from tilewright.ir.ops.elementwise import BINARY, UNARY, compute_dtype, mask_pattern
 from tilewright.ir.ops.reduce import ROW
 from tilewright.ir.types import ScalarType, TileType
@@ -34,6 +34,8 @@ CHUNKS = 4  # chunks a turn of the column loop, and partial sums of a reduction
 # What computing a value once more costs, in simple instructions a chunk; above KEEP_ABOVE it is kept.
 COSTS = {"div": 8, "sqrt": 8, "rsqrt": 16, "recip": 8, "exp": 100, "log": 100, "sin": 100, "cos": 100, "cast": 3}
 KEEP_ABOVE = 12
+
+ONE_OF_MANY = ("extract", "gather_mask")  # they may give one column of a wide row
 
 
 @dataclass(slots=True)
@@ -112,16 +114,17 @@ class SweepEmitter(RowEmitter):
         return [(width, group) for (_, width), group in merged.items()]
 
     def must_keep(self) -> set[Value]:
-        """Zipped columns that are read at other offsets than they were zipped at, and windows at run-time
-        columns: these go through a row buffer, which a later level reads."""
+        """Zipped columns that are read at other offsets than they were zipped at, windows at run-time
+        columns, and rows of which one column is taken: these go through a row buffer, which a later level reads."""
         forced: set[Value] = set()
         for op in self.ops:
             at_run_time = op.name == "extract" and not isinstance(op.operands[-1], Const)
+            one_column = op.name in ONE_OF_MANY and _width(op.result) == 1
             if op.name not in ("extract", "gather_mask", "interleave", "scatter_mask"):
                 continue
             for x in op.operands:
                 zips = any(self.makers[v].name in ("interleave", "scatter_mask") for v in self.reaches(x))
-                if x in self.makers and (zips or at_run_time) and _width(x) > 1:
+                if x in self.makers and (zips or at_run_time or one_column) and _width(x) > 1:
                     forced.add(x)  # type: ignore[arg-type]
         return forced
 
@@ -324,9 +327,23 @@ class SweepEmitter(RowEmitter):
             return self.load_one(self.owner.place(x))  # type: ignore[arg-type]
         if made.name in ROW:  # of an operand that has one column itself
             return self.combine(made, [self.row_value(made.operands[0])])
-        if made.name in ("gather_mask", "extract", "broadcast"):
+        if made.name in ONE_OF_MANY:
+            return self.one_column(made)
+        if made.name in ("broadcast", "scatter_mask"):  # P1111 replaces the only column
             return self.row_value(made.operands[0])
         return self.compute(made, 1, lambda y: self.row_value(y), None)
+
+    def one_column(self, op: Op) -> ir.Value:
+        """The single column that `extract` or `gather_mask` takes, out of one or out of many."""
+        source = op.operands[0]
+        if _width(source) == 1:
+            value = self.row_value(source)
+        else:
+            place = self.kept[source] if source in self.makers else self.owner.place(source)  # type: ignore[arg-type, index]
+            column = op.operands[-1] if op.name == "extract" else index(mask_pattern(op.attr("pattern"))[1])
+            value = self.load_one(place, self.owner.extent(column))
+        kind = memory_type(op.result.type.dtype)  # type: ignore[union-attr]
+        return self.b.bitcast(value, kind) if value.type != kind else value
 
     # Values of one chunk
 

@@ -1,16 +1,14 @@
 """What the threads of one launch share: a barrier, a flag to give up, and counters to draw work
 from.
 
-The shared block, zeroed by the caller before every launch, one 64-byte cache line each:
-
-    line 0   arrivals at the current barrier      line 2   abort: not zero once any thread gave up
-    line 1   epoch: barriers passed so far        line 3+  counters of phases, one line each
+The layout of the block that they share stands in `abi`.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 
+from tilewright.codegen.llvm.abi import ABORT, ARRIVALS, COUNTERS, EPOCH, LINE
 from tilewright.codegen.llvm.types import (
     I1,
     I32,
@@ -25,18 +23,10 @@ from tilewright.codegen.llvm.types import (
 )
 from tilewright.machine import Machine
 
-LINE = 64
-ARRIVALS, EPOCH, ABORT, COUNTERS = 0, LINE, 2 * LINE, 3 * LINE
-
 # Looks at the epoch before a thread gives its processor away. A pause is 40 to 140 cycles on x86,
 # so this is a tenth of a millisecond: far above the skew of threads that all run, and short enough
 # when there are more threads than processors.
 SPINS = 2000
-
-
-def shared_bytes(counters: int) -> int:
-    """Size of a shared block with this many counters; align it to 64."""
-    return COUNTERS + counters * LINE
 
 
 def counter(builder: ir.IRBuilder, shared: ir.Value, number: int) -> ir.Value:

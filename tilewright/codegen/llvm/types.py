@@ -110,6 +110,12 @@ def offset(builder: ir.IRBuilder, base: ir.Value, nbytes: int | ir.Value) -> ir.
     return builder.gep(base, [index(nbytes)], source_etype=I8)
 
 
+def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The same value, about which LLVM knows nothing."""
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.asm(kind, "", "=r,0", [value], side_effect=False)
+
+
 def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     """A vector with `value` in every lane."""
     kind = vector(value.type, lanes)

@@ -17,8 +17,9 @@ from tilewright.ir.types import PanelType, ScalarType, TensorType, TileType, Typ
 Attrs = Mapping[str, Attr]
 Infer = Callable[[tuple[Operand, ...], Attrs], tuple[Type, ...]]
 
-# What running an op does: nothing but give results, look at memory, change memory, steer, or stop the run.
-Effect = Literal["pure", "read", "write", "control", "check"]
+# What running an op does: nothing but give results, look at memory, change memory, steer, stop the run, or
+# nothing that a value depends on.
+Effect = Literal["pure", "read", "write", "control", "check", "hint"]
 
 
 class RuleBroken(Exception):

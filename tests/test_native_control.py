@@ -1,0 +1,591 @@
+"""Control flow and memory in machine code: loops, branches, carried values, views, bounds, threads."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from both_ways import agree, agree_on_text, guarded, share_even_small
+
+import tilewright.language as pl
+from tilewright.errors import BoundsError, KernelError
+
+CORE = pl.Level.CORE_GROUP
+THREADS = (1, 2, 3, 5)
+
+
+def ramp(*shape: int) -> torch.Tensor:
+    return torch.arange(float(torch.Size(shape).numel())).reshape(shape) + 1
+
+
+# Loops
+
+
+@pl.jit
+def counted(
+    start: pl.Scalar[pl.INDEX], stop: pl.Scalar[pl.INDEX], step: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]
+):
+    total, trips, last = 0, 0, -100
+    for i in pl.range(start, stop, step):
+        total = total + i * i
+        trips = trips + 1
+        last = i
+    pl.write(y, [0], pl.cast(total, pl.INT64))
+    pl.write(y, [1], pl.cast(trips, pl.INT64))
+    pl.write(y, [2], pl.cast(last, pl.INT64))
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0, 5, 1), (5, 0, 1), (3, 3, 1), (1, 10, 4), (10, 0, -3), (0, 10, -3), (-7, 8, 5), (4, -4, -1)]
+)
+def test_a_loop_with_run_time_bounds_counts_as_python_does(bounds: tuple[int, int, int]):
+    y = torch.zeros(3, dtype=torch.int64)
+    (got,) = agree(counted, *bounds, y)
+    assert got[1].item() == len(range(*bounds))
+
+
+def test_a_step_of_zero_is_an_error_not_an_endless_loop():
+    for backend in ("native", "interpreter"):
+        with pytest.raises(KernelError, match="step"):
+            counted.run(0, 5, 0, torch.zeros(3, dtype=torch.int64), backend=backend)
+
+
+@pl.jit
+def nested(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    for a in pl.parallel(0, 4, 2):
+        for b in pl.range(n):
+            for c in pl.pipeline(2, stage=2):
+                with pl.at(level=CORE):
+                    row = a + c
+                    part = x[row : row + 1, :]
+                    scaled = pl.mul(part, 2.0)
+                    y[row : row + 1, b * 4 : b * 4 + 4] = scaled[:, b * 4 : b * 4 + 4]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_nested_loops_reach_what_they_should(n: int):
+    agree(nested, ramp(4, 20), n, torch.zeros(4, 20), threads=THREADS)
+
+
+# Carried values
+
+
+@pl.jit
+def carried_tiles(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        a = pl.mul(x[0:3, :], 1.0)
+        b = pl.add(x[3:6, :], 0.5)
+        c = pl.full([3, 1], dtype=pl.FP32, value=0.0)
+        for i in pl.range(n):
+            a, b = b, a
+            c = pl.add(c, pl.row_max(a))
+            b = pl.add(b, c)
+        y[0:3, :] = a
+        y[3:6, :] = b
+        z[:, :] = c
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+def test_carried_tiles_swap_without_losing_one(n: int):
+    agree(carried_tiles, ramp(6, 19), n, torch.zeros(6, 19), torch.zeros(3, 1))
+
+
+@pl.jit
+def three_in_a_ring(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        a, b, c = x[0:1, :], x[1:2, :], x[2:3, :]
+        for i in pl.range(4):
+            a, b, c = b, c, a
+        y[0:1, :] = a
+        y[1:2, :] = b
+        y[2:3, :] = c
+
+
+def test_three_carried_tiles_go_round():
+    agree(three_in_a_ring, ramp(3, 33), torch.zeros(3, 33))
+
+
+@pl.jit
+def base_stays(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        base = pl.mul(x[:, :], 2.0)
+        for i in pl.range(4):
+            changed = pl.assemble(base, pl.full([1, 1], dtype=pl.FP32, value=-1.0), [0, i])
+            y[i : i + 1, :] = changed
+
+
+def test_a_tile_from_outside_a_loop_is_the_same_in_every_turn():
+    agree(base_stays, ramp(1, 8), torch.zeros(4, 8))
+
+
+@pl.jit
+def start_stays(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.parallel(4):
+        with pl.at(level=CORE):
+            start = pl.full([3, 16], dtype=pl.INT32, value=1)
+            for j in pl.range(2):
+                y[i * 6 + j * 3 : i * 6 + j * 3 + 3, :] = pl.matmul_acc(start, x[i * 3 : i * 3 + 3, :], w[:, :])
+
+
+def test_an_accumulator_from_outside_a_loop_starts_every_turn_anew():
+    x, w = torch.randint(-9, 9, (12, 8)).to(torch.int8), torch.randint(-9, 9, (8, 16)).to(torch.int8)
+    agree(start_stays, x, w, torch.zeros(24, 16, dtype=torch.int32), threads=THREADS)
+
+
+@pl.jit
+def shared_start(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        base = pl.mul(x[:, :], 2.0)
+    for i in pl.parallel(8):
+        with pl.at(level=CORE):
+            mine = pl.assemble(base, pl.full([1, 1], dtype=pl.FP32, value=-1.0), [0, i])
+            y[i : i + 1, :] = mine
+
+
+def test_iterations_do_not_change_a_tile_that_they_share():
+    agree(shared_start, ramp(1, 64), torch.zeros(8, 64), threads=THREADS)
+
+
+@pl.jit
+def accumulate(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    acc = pl.create_tensor([7, 24], dtype=pl.INT32)
+    with pl.at(level=CORE):
+        for k in pl.pipeline(0, 96, 32, stage=2):
+            if k == 0:
+                acc = pl.matmul(x[:, k : k + 32], w[k : k + 32, :])
+            else:
+                acc = pl.matmul_acc(acc, x[:, k : k + 32], w[k : k + 32, :])
+        y[:, :] = acc
+
+
+def test_matmul_first_then_matmul_acc_is_one_product():
+    x, w = torch.randint(-128, 128, (7, 96)).to(torch.int8), torch.randint(-128, 128, (96, 24)).to(torch.int8)
+    (_, _, y) = agree(accumulate, x, w, torch.zeros(7, 24, dtype=torch.int32))
+    assert torch.equal(y, (x.int() @ w.int()))
+
+
+def test_a_loop_that_never_runs_leaves_the_accumulator_alone():
+    """The step goes down while the bounds go up."""
+    agree_on_text(
+        """
+        func f(%a: tensor<2x4, INT8>, %b: tensor<4x3, INT8>, out %y: tensor<2x3, INT32>) {
+          %five = full {dtype = INT32, shape = [2, 3], value = 5} : tile<2x3, INT32>
+          for %i in range(0, 4, -1) carry (%acc = %five) -> (%r) {
+            %first = s.eq %i, 0 : BOOL
+            %x = load %a[0, 0] valid [2, 4] {shape = [2, 4]} : tile<2x4, INT8>
+            %w = load %b[0, 0] valid [4, 3] {shape = [4, 3]} : tile<4x3, INT8>
+            if %first -> (%n: tile<2x3, INT32>) {
+              %p = matmul %x, %w, 2, 4, 3 : tile<2x3, INT32>
+              yield %p
+            } else {
+              %q = matmul_acc %acc, %x, %w, 2, 4, 3 : tile<2x3, INT32>
+              yield %q
+            }
+            yield %n
+          }
+          store %r to %y[0, 0] valid [2, 3] {shape = [2, 3]}
+          return
+        }
+        """,
+        torch.ones(2, 4, dtype=torch.int8),
+        torch.ones(4, 3, dtype=torch.int8),
+        torch.zeros(2, 3, dtype=torch.int32),
+    )
+
+
+# Branches
+
+
+@pl.jit
+def branches(x: pl.Tensor, n: pl.Scalar[pl.INDEX], s: pl.Scalar[pl.FP32], y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        a = x[:, :]
+        k = 0
+        if n > 2 and s < 0.5:
+            a = pl.neg(a)
+            k = 1
+        elif n < 0 or not s >= 0.0:
+            a = pl.mul(a, 10.0)
+        else:
+            k = n
+        if k == 1:
+            b = pl.add(a, 1.0)
+        else:
+            b = pl.sub(a, 1.0)
+        y[:, k : k + 6] = pl.add(a, b)
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, 2, 3])
+@pytest.mark.parametrize("s", [0.0, 0.75, -1.0, float("nan")])
+def test_branches_on_run_time_values_take_the_right_arm(n: int, s: float):
+    agree(branches, ramp(3, 6), n, s, torch.zeros(3, 9))
+
+
+@pl.jit
+def branch_around_a_loop(x: pl.Tensor, flags: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.range(6):
+        k = pl.read(flags, [i])
+        if k > 0:
+            for j in pl.parallel(4):
+                with pl.at(level=CORE):
+                    y[j * 4 : j * 4 + 4, :] = pl.add(y[j * 4 : j * 4 + 4, :], x[j * 4 : j * 4 + 4, :])
+        pl.write(flags, [i], k + pl.read(flags, [5 - i]))
+
+
+def test_threads_agree_on_scalars_read_from_memory():
+    flags = torch.tensor([0, 1, 0, 0, 2, 0], dtype=torch.int32)
+    for _ in range(20):
+        agree(branch_around_a_loop, ramp(16, 16), flags, torch.zeros(16, 16), threads=(2, 5))
+
+
+# Memory
+
+
+@pl.jit
+def through_views(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
+    flat = pl.reshape(y, [1, 48])
+    window = pl.slice(y, [2, 5], [3, 2])
+    turned = pl.transpose(x, 0, 1)
+    corner = pl.slice(window, [1, 2], [1, 3])
+    with pl.at(level=CORE):
+        flat[0:1, 7:24] = pl.full([1, 17], dtype=pl.FP32, value=7.0)
+        window[:, :] = pl.add(x[0:2, 0:5], 1.0)
+        corner[:, :] = pl.full([1, 2], dtype=pl.FP32, value=-1.0)
+        z[:, :] = pl.mul(turned[1:5, :], 2.0)
+
+
+def test_views_write_through_and_a_transposed_view_reads():
+    agree(through_views, ramp(3, 8), torch.zeros(6, 8), torch.zeros(4, 3))
+
+
+@pl.jit
+def load_is_a_copy(t: pl.InOut[pl.Tensor], y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        old = t[:, :]
+        corner = old[0:2, 1:4]
+        flat = pl.reshape(old, [1, 32])
+        t[:, :] = pl.add(t[:, :], 1.0)
+        t[1:4, :] = t[0:3, :]
+        t[:, 0:7] = t[:, 1:8]
+        y[0:4, :] = old
+        y[4:6, 0:3] = corner
+        y[6:7, 0:8] = flat[:, 20:28]
+        y[7:8, :] = t[3:4, :]
+
+
+def test_a_load_keeps_what_was_there_and_windows_may_overlap():
+    agree(load_is_a_copy, ramp(4, 8), torch.zeros(8, 8))
+
+
+@pl.jit
+def stores_in_order(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        a = x[:, :]
+        y[0:5, 0:8] = pl.row_expand_mul(a, pl.row_sum(a))
+        y[0:5, 0:8] = pl.add(a, 1.0)
+        y[1:6, 0:8] = pl.add(a, 100.0)
+        y[0:5, 3:11] = pl.add(a, 200.0)
+
+
+def test_later_stores_win_over_earlier_ones():
+    agree(stores_in_order, ramp(5, 8), torch.zeros(6, 12))
+
+
+@pl.jit
+def private_tensors(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.parallel(8):
+        mine = pl.create_tensor([2, 24], dtype=pl.FP32)
+        with pl.at(level=CORE):
+            mine[0:1, 0:16] = x[i : i + 1, :]
+        with pl.at(level=CORE):
+            y[i : i + 1, :] = pl.add(mine[0:1, :], mine[1:2, :])
+
+
+def test_a_tensor_made_in_a_parallel_loop_is_zero_and_the_iterations_own():
+    agree(private_tensors, ramp(8, 16), torch.zeros(8, 24), threads=THREADS)
+
+
+@pl.jit
+def half_stored(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    t = pl.create_tensor([4, 8], dtype=pl.FP32)
+    u = pl.create_tensor([4, 8], dtype=pl.FP32)
+    for i in pl.range(4):
+        with pl.at(level=CORE):
+            t[i : i + 1, :] = x[i : i + 1, :]
+            y[i : i + 1, :] = t[3 - i : 4 - i, :]
+    for i in pl.range(0):
+        with pl.at(level=CORE):
+            u[:, :] = x[:, :]
+    with pl.at(level=CORE):
+        y[4:8, :] = u[:, :]
+
+
+def test_fresh_memory_is_zero_until_it_is_written():
+    for _ in range(3):  # the memory of a launch is used again by the next
+        agree(half_stored, ramp(4, 8), torch.ones(8, 8))
+
+
+@pl.jit
+def split_k(x: pl.Tensor, w: pl.Tensor, y: pl.InOut[pl.Tensor]):
+    for k in pl.range(0, 64, 16):
+        with pl.at(level=CORE):
+            part = pl.matmul(x[:, k : k + 16], w[k : k + 16, :])
+            pl.assemble(y, part, [1, 2], atomic=pl.AtomicType.Add)
+
+
+def test_atomic_stores_add_to_what_is_there():
+    x, w = torch.randint(-9, 9, (5, 64)).to(torch.int8), torch.randint(-9, 9, (64, 18)).to(torch.int8)
+    agree(split_k, x, w, torch.full((7, 20), 3, dtype=torch.int32), threads=THREADS)
+
+
+@pl.jit
+def scalars(ids: pl.Tensor, y: pl.Out[pl.Tensor], f: pl.Out[pl.Tensor]):
+    for i in pl.range(6):
+        v = pl.read(ids, [i])
+        pl.write(y, [v % 6], pl.cast(v // 4 + i, pl.INT32))
+        pl.write(f, [i], pl.cast(v, pl.FP32) * 0.5 - pl.min(pl.cast(i, pl.FP32), 2.5))
+    pl.write(y, [6], pl.cast(pl.read(f, [2]), pl.INT32))
+
+
+def test_scalars_are_read_computed_and_written():
+    ids = torch.tensor([5, -1, -7, 11, 2, 100], dtype=torch.int32)
+    agree(scalars, ids, torch.zeros(7, dtype=torch.int32), torch.zeros(6))
+
+
+@pl.jit
+def smallest(a: pl.Scalar[pl.FP32], b: pl.Scalar[pl.FP32], y: pl.Out[pl.Tensor]):
+    pl.write(y, [0], pl.min(a, b))
+    pl.write(y, [1], pl.max(a, b))
+
+
+@pytest.mark.parametrize("b", [1.0, 0.0, float("nan")])
+@pytest.mark.parametrize("a", [2.0, -0.0, float("nan")])
+def test_a_nan_scalar_wins_over_a_number(a: float, b: float):
+    agree(smallest, a, b, torch.zeros(2))
+
+
+@pl.jit
+def constant_casts(y: pl.Out[pl.Tensor]):
+    pl.write(y, [0], pl.cast(pl.cast(257, pl.BF16), pl.FP32))
+    pl.write(y, [1], pl.cast(pl.cast(2049, pl.FP16), pl.FP32))
+
+
+def test_a_constant_cast_to_16_bits_is_rounded():
+    (y,) = agree(constant_casts, torch.zeros(2))
+    assert y.tolist() == [256, 2048]
+
+
+# Errors while running
+
+
+@pl.jit
+def window_at(x: pl.Tensor, at: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        y[:, :] = pl.add(x[at : at + 2, :], 1.0)
+
+
+@pl.jit
+def store_at(x: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.parallel(8):
+        with pl.at(level=CORE):
+            row = pl.read(at, [i])
+            y[row : row + 1, :] = x[i : i + 1, :]
+
+
+@pl.jit
+def column_at(x: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        tile = pl.mul(x[:, :], 2.0)
+        for i in pl.range(8):
+            c = pl.read(at, [i])
+            y[i : i + 1, 0:3] = tile[i : i + 1, c : c + 3]
+
+
+@pl.jit
+def element_at(x: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.range(8):
+        pl.write(y, [i, 0], pl.read(x, [pl.read(at, [i]), 0]))
+
+
+@pl.jit
+def by_a_fraction(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for i in pl.range(4):
+        at = pl.cast(pl.cast(i, pl.FP32) * 2.5 * 2.5, pl.INT32)
+        with pl.at(level=CORE):
+            y[i : i + 1, :] = x[at : at + 1, :]
+
+
+@pl.jit
+def too_much_valid(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        part = pl.slice(x, [4, 4], [0, 0], valid_shape=[n, n])
+        y[0:4, 0:4] = pl.add(part, 1.0)
+
+
+def line_of(kernel: pl.Kernel, text: str) -> int:
+    """The line of this file on which `text` stands in a kernel."""
+    import inspect
+
+    lines, first = inspect.getsourcelines(kernel.function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+FAILURES: dict[str, tuple[pl.Kernel, tuple, str]] = {
+    "a window below": (window_at, (ramp(8, 16), -1, torch.zeros(2, 16)), "x[at"),
+    "a window above": (window_at, (ramp(8, 16), 7, torch.zeros(2, 16)), "x[at"),
+    "a window far above": (window_at, (ramp(8, 16), 1 << 62, torch.zeros(2, 16)), "x[at"),
+    "a store in a parallel loop": (
+        store_at,
+        (ramp(8, 16), torch.tensor([0, 1, 2, 3, 4, 8, 5, 6], dtype=torch.int32), torch.zeros(8, 16)),
+        "y[row",
+    ),
+    "a negative store in a parallel loop": (
+        store_at,
+        (ramp(8, 16), torch.tensor([-1] * 8, dtype=torch.int32), torch.zeros(8, 16)),
+        "y[row",
+    ),
+    "columns of a tile": (
+        column_at,
+        (ramp(8, 16), torch.tensor([0, 1, 13, 14, 0, 0, 0, 0], dtype=torch.int32), torch.zeros(8, 16)),
+        "tile[i",
+    ),
+    "one element": (
+        element_at,
+        (ramp(8, 16), torch.tensor([0, 1, 7, 8, 0, 0, 0, 0], dtype=torch.int32), torch.zeros(8, 16)),
+        "pl.read(x",
+    ),
+    "an offset that was a fraction": (by_a_fraction, (ramp(16, 16), torch.zeros(4, 16)), "x[at"),
+    "more valid than there is": (too_much_valid, (ramp(10, 10), 6, torch.zeros(10, 10)), "pl.slice"),
+    "less than nothing valid": (too_much_valid, (ramp(10, 10), -1, torch.zeros(10, 10)), "pl.slice"),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", FAILURES)
+def test_an_access_outside_is_stopped_and_names_the_authors_line(name: str, threads: int):
+    kernel, args, text = FAILURES[name]
+    share_even_small(kernel.specialize(*args, backend="native").executable)
+    for _ in range(2):  # and the process is well afterwards
+        got = guarded(args)
+        with pytest.raises(BoundsError) as caught:
+            kernel.run(*got.args, backend="native", threads=threads)
+        assert got.complaints() == []
+        assert caught.value.span is not None
+        assert caught.value.span.line == line_of(kernel, text)
+    with pytest.raises(BoundsError) as wanted:
+        kernel.run(*guarded(args).args, backend="interpreter")
+    assert wanted.value.message == caught.value.message
+
+
+def test_a_call_after_a_failed_one_is_right():
+    x, at, y = ramp(8, 16), torch.tensor([9] * 8, dtype=torch.int32), torch.zeros(8, 16)
+    with pytest.raises(BoundsError):
+        store_at.run(x, at, y, backend="native", threads=2)
+    at = torch.arange(8, dtype=torch.int32).flip(0).contiguous()
+    agree(store_at, x, at, y, threads=THREADS)
+
+
+@pl.jit
+def quotients(a: pl.Scalar[pl.INDEX], b: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    for i in pl.parallel(2):
+        pl.write(y, [i * 2], pl.cast(a // b, pl.INT64))
+        pl.write(y, [i * 2 + 1], pl.cast(a % b, pl.INT64))
+
+
+@pytest.mark.parametrize("a", [7, -7, 0, -(1 << 63)])
+@pytest.mark.parametrize("b", [2, -2, 1, -1, 9])
+def test_division_floors_and_the_remainder_has_the_divisors_sign(a: int, b: int):
+    agree(quotients, a, b, torch.zeros(4, dtype=torch.int64))
+
+
+def test_division_by_zero_is_an_error():
+    for backend in ("native", "interpreter"):
+        with pytest.raises(KernelError, match="division by zero"):
+            quotients.run(1, 0, torch.zeros(4, dtype=torch.int64), backend=backend)
+
+
+@pl.jit
+def shifted(n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    pl.write(y, [0], pl.cast(3 << n, pl.INT64))
+    pl.write(y, [1], pl.cast((0 - 100) >> n, pl.INT64))
+
+
+@pytest.mark.parametrize("n", [0, 1, 40, 63])
+def test_shifts_shift(n: int):
+    agree(shifted, n, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("n", [64, -1])
+def test_a_shift_by_too_much_is_an_error(n: int):
+    for backend in ("native", "interpreter"):
+        with pytest.raises(KernelError, match="shift"):
+            shifted.run(n, torch.zeros(2, dtype=torch.int64), backend=backend)
+
+
+# Threads
+
+
+@pl.jit
+def phases(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor], s: pl.Out[pl.Tensor]):
+    t = pl.create_tensor([48, 40], dtype=pl.FP32)
+    for i in pl.parallel(0, 48, 4):
+        with pl.at(level=CORE):
+            t[i : i + 4, :] = pl.matmul(x[i : i + 4, :], w[:, :])
+    with pl.at(level=CORE):
+        top = pl.col_max(t[:, :])
+        s[0:1, :] = top
+    for n in pl.range(2):
+        for i in pl.spmd(6):
+            rows = pl.div(t[i * 8 : i * 8 + 8, :], 3.0)
+            y[i * 8 : i * 8 + 8, :] = pl.sub(rows, top)
+        with pl.at(level=CORE):
+            t[:, :] = pl.add(y[:, :], pl.row_sum(t[:, :]))
+            s[n + 1 : n + 2, :] = pl.col_sum(t[:, :])
+
+
+def run_natively(kernel: pl.Kernel, args: tuple, threads: int) -> list[torch.Tensor]:
+    special = kernel.specialize(*args, backend="native")
+    share_even_small(special.executable)
+    got = guarded(args)
+    kernel.run(*got.args, backend="native", threads=threads)
+    assert got.complaints() == []
+    return [x for x in got.args if isinstance(x, torch.Tensor)]
+
+
+def phase_inputs() -> tuple:
+    generator = torch.Generator().manual_seed(1)
+    x, w = (torch.randn(shape, generator=generator).bfloat16() for shape in ((48, 64), (64, 40)))
+    return x, w, torch.zeros(48, 40), torch.zeros(3, 40)
+
+
+def test_every_number_of_threads_gives_the_same_bits():
+    args = phase_inputs()
+    agree(phases, *args, bound=1e-2)
+    first = run_natively(phases, args, 1)
+    for threads in THREADS:
+        for _ in range(3):
+            assert all(map(torch.equal, run_natively(phases, args, threads), first))
+
+
+def test_calls_from_several_python_threads_do_not_meet():
+    args = phase_inputs()
+    first = run_natively(phases, args, 1)
+    wrong: list[str] = []
+
+    def call(number: int) -> None:
+        try:
+            for _ in range(5):
+                if not all(map(torch.equal, run_natively(phases, args, 1 + number % 3), first)):
+                    wrong.append(f"thread {number} has other bits")
+        except Exception as error:
+            wrong.append(f"thread {number}: {error!r}")
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+

@@ -1,0 +1,251 @@
+"""What this machine can do at most, measured: products a second, and bytes read a second.
+
+A peak must be one, or shares of it mean nothing. So of each kind several ways are tried, and the
+fastest run of the fastest way counts: loops that multiply registers and load nothing, and the
+compiler's own largest tile on operands in the first-level cache; for memory one and several streams
+a thread. All threads run at once, on the team that kernels run on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llvmlite import ir
+
+from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
+from tilewright.codegen.llvm.types import (
+    I32,
+    I64,
+    PTR,
+    VOID,
+    const,
+    counted,
+    define,
+    offset,
+    vector,
+    zero,
+)
+from tilewright.dtypes import BF16, FP32, INT8, DType
+from tilewright.machine import Machine, host
+from tilewright.runtime import engine, threads
+from tilewright.runtime.memory import Pages
+
+LINE = 64
+PRODUCTS = (INT8, BF16, FP32)
+# Accumulators of the loops that only multiply: rows x columns, by the number of vector registers.
+# 12 are enough for two units of latency 4 to 5, 24 for one of 11; more would not fit.
+REGISTER_TILES = {32: ((4, 3), (6, 4)), 16: ((4, 2), (4, 3))}
+STREAMS = (1, 4)  # a prefetcher follows one stream a page; some memories want several at once
+TILE_ROW = 512  # bytes of K: a panel block of 64 columns is 32 KiB, as small as a first-level cache is
+SHOT = 4e-3  # seconds of one timed run: a team's start of some microseconds does not count
+TRIAL = 1000  # turns from which the length of a shot is found
+PATIENCE = 0.12  # seconds that each way of a product is tried
+SLICE = 64 << 10  # of a thread's work area: a tile, its panel block and its accumulators
+FAR = 4  # a buffer this many times the last-level cache leaves nothing of itself there
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The peaks of `threads` threads.
+
+    gops:       1e9 operations a second by dtype name, a multiply-add being two.
+    way:        what reached it.
+    memory_gbs: 1e9 bytes a second, read from a buffer FAR times the last-level cache.
+    """
+
+    threads: int
+    gops: dict[str, float]
+    way: dict[str, str]
+    memory_gbs: float
+    _reread: dict[int, float] = field(default_factory=dict, repr=False)
+
+    def reread_gbs(self, nbytes: int) -> float:
+        """1e9 bytes a second of reading the same `nbytes` over and over, which keeps in the caches
+        what fits there; never below `memory_gbs`.
+        """
+        if nbytes not in self._reread:
+            self._reread[nbytes] = max(self.memory_gbs, read_gbs(nbytes, self.threads))
+        return self._reread[nbytes]
+
+
+def measure(count: int, machine: Machine | None = None) -> Peaks:
+    """The peaks of `count` threads on this machine; takes two to three seconds."""
+    machine = machine or host()
+    gops, way = {}, {}
+    for dtype in PRODUCTS:
+        gops[dtype.name], way[dtype.name] = product_gops(dtype, count, machine)
+    return Peaks(count, gops, way, read_gbs(FAR * machine.l3, count))
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+def product_gops(dtype: DType, count: int, machine: Machine) -> tuple[float, str]:
+    """(1e9 operations a second, the way that reached them) of `count` threads."""
+    kernel = choose(dtype, machine)
+    work = Pages(LINE + count * SLICE)
+    found = []
+    for rows, columns in REGISTER_TILES[machine.vector_registers]:
+        module = ir.Module("registers")
+        emit_registers(module, kernel, rows, columns)
+        ops = 2 * rows * columns * kernel.isa.part * kernel.k_group
+        found.append((_rate(module, ops, count, work, machine), f"{rows}x{columns} registers"))
+    module = ir.Module("tile")
+    emit_tiles(module, kernel)
+    ops = 2 * kernel.mr * kernel.nr * LANES * (TILE_ROW // dtype.nbytes)
+    found.append((_rate(module, ops, count, work, machine), f"{kernel.mr}x{kernel.nr} tile"))
+    rate, way = max(found)
+    return rate, f"{kernel.name}, {way}"
+
+
+def emit_registers(module: ir.Module, kernel: Kernel, rows: int, columns: int) -> ir.Function:
+    """`worker(data, tid, nthreads)`: rows x columns accumulators, nothing loaded in the loop.
+
+    The rows' groups change places every turn; else LLVM would multiply once, before the loop.
+    """
+    way = kernel.isa
+    fn, b, turns, mine = _start(module)
+    a = [way.load_a(b, offset(b, mine, LINE * i)) for i in range(rows)]
+    w = [way.load_b(b, offset(b, mine, 1024 + LINE * i)) for i in range(columns)]
+    sums = [zero(way.acc_type()) for _ in range(rows * columns)]
+    with counted(b, 0, turns, carried=[*sums, *(x for group in a for x in group)]) as loop:
+        x, flat = loop.carried[: len(sums)], loop.carried[len(sums) :]
+        turned = [tuple(flat[i : i + len(a[0])]) for i in range(0, len(flat), len(a[0]))]
+        pairs = [(row, column) for row in turned for column in w]
+        loop.next = [way.step(b, x[i], *pair) for i, pair in enumerate(pairs)]
+        loop.next += flat[len(a[0]) :] + flat[: len(a[0])]
+    for i in range(len(sums)):
+        b.store(loop.results[i], offset(b, mine, 2048 + LINE * i), align=4)
+    b.ret_void()
+    return fn
+
+
+def emit_tiles(module: ir.Module, kernel: Kernel) -> ir.Function:
+    """`worker(data, tid, nthreads)`: the largest tile again and again, its operands in cache."""
+    tile = kernel.microkernel(module, kernel.mr, kernel.nr)
+    fn, b, turns, mine = _start(module)
+    k, pitch = TILE_ROW // kernel.dtype.nbytes, TILE_ROW + LINE
+    panel = kernel.mr * pitch
+    out = panel + kernel.block_bytes(k)
+    row = kernel.nr * LANES * 4 + LINE
+    start = out + kernel.mr * row
+    if start + LINE > SLICE:
+        raise ValueError(f"a tile of {kernel.name} needs {start + LINE} bytes, a thread has {SLICE}")
+    with counted(b, 0, turns):
+        b.call(
+            tile,
+            [
+                mine,
+                const(I64, pitch),
+                offset(b, mine, panel),
+                offset(b, mine, out),
+                const(I64, row),
+                const(I64, kernel.k_groups(k)),
+                offset(b, mine, start),
+            ],
+        )
+    b.ret_void()
+    return fn
+
+
+def _start(module: ir.Module) -> tuple[ir.Function, ir.IRBuilder, ir.Value, ir.Value]:
+    """A worker whose data is its number of turns, then a SLICE of bytes for each thread:
+    (function, builder, turns, this thread's slice).
+    """
+    fn = define(module, "worker", VOID, [("data", PTR), ("tid", I64), ("nthreads", I64)])
+    fn.linkage = ""
+    data, tid, _ = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+    turns = b.load(data, typ=I64, align=8)
+    mine = offset(b, offset(b, data, LINE), b.mul(tid, const(I64, SLICE)))
+    return fn, b, turns, mine
+
+
+def _rate(module: ir.Module, ops: int, count: int, work: Pages, machine: Machine) -> float:
+    """1e9 operations a second of a worker whose turn has `ops` operations in each thread."""
+    code = engine.load(str(module), ["worker"], machine)
+    turns = work.words(0, 1)
+
+    def run(team: int = count) -> None:
+        threads.team(code["worker"], work.address, team)
+
+    turns[0] = TRIAL
+    alone = fastest(lambda: run(1), SHOT)
+    turns[0] = max(1, round(TRIAL * SHOT / alone))
+    return ops * count * turns[0] / fastest(run, PATIENCE) / 1e9
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def read_gbs(nbytes: int, count: int) -> float:
+    """1e9 bytes a second that `count` threads read from one buffer, over and over."""
+    piece = count * max(STREAMS) * LINE * 8
+    nbytes = piece * -(-nbytes // piece)
+    buffer = Pages(nbytes)
+    ctypes.memset(buffer.address, 1, nbytes)  # untouched pages are all the same page of zeros
+    best = 0.0
+    for streams in STREAMS:
+        module = ir.Module("read")
+        emit_reader(module, streams)
+        code = engine.load(str(module), ["worker"])
+        words = (ctypes.c_uint64 * (3 + 8 * count))(buffer.address, nbytes)
+        data = ctypes.addressof(words)
+
+        def run(worker: int = code["worker"], data: int = data) -> None:
+            threads.team(worker, data, count)
+
+        best = max(best, nbytes / fastest(run, 2 * PATIENCE) / 1e9)
+    return best
+
+
+def emit_reader(module: ir.Module, streams: int) -> ir.Function:
+    """`worker(data, tid, nthreads)`: read this thread's part of a buffer, as `streams` streams.
+
+    data: address and length of the buffer in bytes, a multiple of nthreads * streams * 8 lines;
+    then, where nobody reads them, the sums that keep the loads alive.
+    """
+    fn = define(module, "worker", VOID, [("data", PTR), ("tid", I64), ("nthreads", I64)])
+    fn.linkage = ""
+    data, tid, nthreads = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+    kind = vector(I32, 16)
+    buffer = b.inttoptr(b.load(data, typ=I64, align=8), PTR)
+    share = b.udiv(b.load(offset(b, data, 8), typ=I64, align=8), nthreads)
+    stream = b.udiv(share, const(I64, streams))
+    mine = offset(b, buffer, b.mul(tid, share))
+    starts = [offset(b, mine, b.mul(stream, const(I64, s))) for s in range(streams)]
+    lines = 8 // streams if streams < 8 else 1
+    with counted(b, 0, stream, LINE * lines, [zero(kind)] * 8) as loop:
+        at = [offset(b, offset(b, s, loop.i), LINE * i) for s in starts for i in range(lines)]
+        loop.next = [
+            b.add(total, b.load(here, typ=kind, align=LINE))
+            for total, here in zip(loop.carried, at, strict=True)
+        ]
+    total = loop.results[0]
+    for other in loop.results[1:]:
+        total = b.add(total, other)
+    first = b.extract_element(total, const(I32, 0))
+    for lane in range(1, 16):
+        first = b.xor(first, b.extract_element(total, const(I32, lane)))
+    b.store(first, offset(b, offset(b, data, 24), b.mul(tid, const(I64, LINE))), align=4)
+    b.ret_void()
+    return fn
+
+
+def fastest(run: Callable[[], None], patience: float, clock: Clock = time.perf_counter) -> float:
+    """Seconds of the fastest run, out of those that start within `patience` seconds; two at
+    least.
+    """
+    best, until, runs = float("inf"), clock() + patience, 0
+    while runs < 2 or clock() < until:
+        start = clock()
+        run()
+        best = min(best, clock() - start)
+        runs += 1
+    return best

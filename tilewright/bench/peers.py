@@ -1,0 +1,274 @@
+"""Who is measured beside us: what Torch makes of the same operator with the same weights.
+
+A peer gives all four outputs. What it does with the weights beforehand (laying them out, packing
+them, compiling for them) is not timed, as ours is not.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tilewright.bench.problem import OUTPUTS, Outputs, Problem
+from tilewright.models.deepseek_v4.config import Config
+from tilewright.models.deepseek_v4.reference import (
+    apply_rope,
+    kv_from,
+    quantize_rows,
+    rms_norm,
+)
+
+Weights = Mapping[str, Tensor]
+Run = Callable[[], Outputs]
+Way = TypeVar("Way")
+
+TRIALS = 5  # timed calls that decide between two ways to write the same peer
+
+
+class Unavailable(Exception):
+    """This peer does not run here; the message says why."""
+
+
+class Peer(ABC):
+    """One other way to run the operator."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
+        """A call for each copy of the weights; raises Unavailable.
+
+        Torch's number of threads is the one to use.
+        """
+
+
+class TorchEager(Peer):
+    """Operator by operator: BF16 matmul, `torch._int_mm`, the rest in FP32."""
+
+    name = "torch_eager"
+    summary = "BF16 matmul and torch._int_mm, everything else one operator at a time"
+
+    def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
+        return [torch_call(Plain(problem, weights), problem.values["x"]) for weights in copies]
+
+
+class TorchCompile(Peer):
+    """The same module under `torch.compile`."""
+
+    name = "torch_compile"
+    summary = "the same under torch.compile"
+
+    def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
+        _need_cxx()
+        torch.compiler.reset()
+        runs = []
+        for weights in copies:
+            compiled = torch.compile(Plain(problem, weights), dynamic=False)
+            runs.append(torch_call(compiled, problem.values["x"]))
+            runs[-1]()
+        return runs
+
+
+class TorchBest(Peer):
+    """Frozen and compiled, all weights packed by oneDNN beforehand.
+
+    Of the ways to write it, that one is measured which is fastest at this number of tokens.
+    """
+
+    name = "torch_best"
+    summary = "torch.compile with frozen weights, oneDNN-prepacked qlinear for wq_b"
+
+    def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
+        _need_cxx()
+        if not (hasattr(torch.ops.onednn, "qlinear_prepack") and torch.backends.mkldnn.is_available()):
+            raise Unavailable("this Torch has no oneDNN, or one without qlinear")
+        _define_qlinear()
+        torch.compiler.reset()
+        split = {p: _frozen(problem, copies[0], p, False) for p in (torch.float32, torch.bfloat16)}
+        product = _fastest(split)
+        joined = _frozen(problem, copies[0], product, True)
+        first = {False: split[product], True: joined}
+        join = _fastest(first)
+        return [first[join], *(_frozen(problem, w, product, join) for w in copies[1:])]
+
+
+# -- the operator as Torch modules -----------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """The operator as one would write it for Torch: x [T, D] BF16 -> q, kv, qr, qr_scale."""
+
+    def __init__(self, problem: Problem, weights: Weights) -> None:
+        super().__init__()
+        values = problem.values
+        self.cfg: Config = problem.cfg
+        self.cos, self.sin = problem.angles
+        self.attn_norm, self.q_norm, self.kv_norm = (
+            values[name] for name in ("attn_norm", "q_norm", "kv_norm")
+        )
+        self.column_scale = values["wq_b_scale"].reshape(1, -1)
+        self.take(weights)
+
+    def take(self, weights: Weights) -> None:
+        """Lay out the weights."""
+        self.wq_a, self.wq_b, self.wkv = (weights[name] for name in ("wq_a", "wq_b", "wkv"))
+
+    def down(self, x_norm: Tensor) -> tuple[Tensor, Tensor]:
+        """[T, D] BF16 -> the query's latent [T, Q_LORA] and kv [T, HEAD_DIM], BF16."""
+        return x_norm @ self.wq_a, x_norm @ self.wkv
+
+    def up(self, codes: Tensor) -> Tensor:
+        """[T, Q_LORA] INT8 -> [T, H * HEAD_DIM] FP32, column scales applied."""
+        return torch._int_mm(codes, self.wq_b).float() * self.column_scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cfg = self.cfg
+        x_norm = rms_norm(x.float(), self.attn_norm, cfg.rms_norm_eps).to(torch.bfloat16)
+        q_low, kv_low = self.down(x_norm)
+        latent = rms_norm(q_low.float(), self.q_norm, cfg.rms_norm_eps).to(torch.bfloat16)
+        qr, qr_scale = quantize_rows(latent)
+        q = (self.up(qr) * qr_scale).reshape(-1, cfg.num_attention_heads, cfg.head_dim)
+        q = rms_norm(q, None, cfg.rms_norm_eps)
+        tail = apply_rope(q[..., cfg.nope_dim :], self.cos[:, None], self.sin[:, None])
+        q = torch.cat((q[..., : cfg.nope_dim], tail), dim=-1).to(torch.bfloat16)
+        gamma = {"kv_norm": self.kv_norm}
+        kv = kv_from(kv_low.float(), self.cos, self.sin, gamma, cfg).to(torch.bfloat16)
+        return q, kv, qr, qr_scale
+
+
+class Packed(Plain):
+    """The operator for Inductor's freezing.
+
+    wq_a and wkv are parameters, which freezing packs for oneDNN; joined, they are one product.
+    wq_b is packed here. `torch._int_mm` with a frozen weight would become oneDNN's reference loop,
+    and so does `qlinear` with signed codes: they are moved up by 128, with 128 as the zero point,
+    which oneDNN takes out again exactly. Scales of rows are applied to the result, as `qlinear` has
+    but one for all of them.
+
+    product: dtype in which the large product comes back; BF16 is half the traffic, and rounds.
+    """
+
+    def __init__(self, problem: Problem, weights: Weights, product: torch.dtype, joined: bool) -> None:
+        self.product, self.joined = product, joined
+        super().__init__(problem, weights)
+        self.zero_points = torch.zeros(problem.cfg.q_width, dtype=torch.int64)
+
+    def take(self, weights: Weights) -> None:
+        across = [weights["wq_a"].t().contiguous(), weights["wkv"].t().contiguous()]
+        self.low = nn.ParameterList(
+            nn.Parameter(w, requires_grad=False)
+            for w in ([torch.cat(across)] if self.joined else across)
+        )
+        self.panel = torch.ops.onednn.qlinear_prepack(weights["wq_b"].t().contiguous(), None)
+
+    def down(self, x_norm: Tensor) -> tuple[Tensor, Tensor]:
+        if self.joined:
+            q_low, kv_low = F.linear(x_norm, self.low[0]).split(
+                [self.cfg.q_lora_rank, self.cfg.head_dim], dim=-1
+            )
+            return q_low, kv_low
+        return F.linear(x_norm, self.low[0]), F.linear(x_norm, self.low[1])
+
+    def up(self, codes: Tensor) -> Tensor:
+        moved = (codes.to(torch.int16) + 128).to(torch.uint8)
+        product: Tensor = torch.ops.tilewright_bench.qlinear(
+            moved, self.panel, self.column_scale.reshape(-1), self.zero_points, self.product
+        )
+        return product.float()
+
+
+def _define_qlinear() -> None:
+    """oneDNN's product as an operator of our own, `tilewright_bench::qlinear`: Inductor has a rewrite
+    of oneDNN's, and stumbles over it. Defined by hand, it costs less on a call than `custom_op`.
+    """
+    if hasattr(torch.ops.tilewright_bench, "qlinear"):
+        return
+
+    def qlinear(
+        codes: Tensor, panel: Tensor, scales: Tensor, zero_points: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, 128, panel, scales, zero_points, None, 1.0, 0, dtype, "none", [], ""
+        )  # fmt: skip
+        return product
+
+    def shape(
+        codes: Tensor, panel: Tensor, scales: Tensor, zero_points: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        return codes.new_empty((codes.shape[0], scales.shape[0]), dtype=dtype)
+
+    name = "tilewright_bench::qlinear"
+    torch.library.define(
+        name,
+        "(Tensor codes, Tensor panel, Tensor scales, Tensor zero_points, ScalarType dtype)"
+        " -> Tensor",
+    )
+    torch.library.impl(name, "CPU", qlinear)
+    torch.library.register_fake(name, shape)
+
+
+def _frozen(problem: Problem, weights: Weights, product: torch.dtype, joined: bool) -> Run:
+    """`Packed`, compiled with its weights as constants. Compiles here: freezing is a setting of the
+    moment.
+    """
+    import torch._inductor.config as inductor
+
+    run = torch_call(
+        torch.compile(Packed(problem, weights, product, joined), dynamic=False), problem.values["x"]
+    )
+    with inductor.patch(freezing=True):
+        run()
+    return run
+
+
+def torch_call(module: nn.Module, x: Tensor) -> Run:
+    """The module on x, without gradients; outputs by name."""
+
+    def run() -> Outputs:
+        with torch.no_grad():
+            return dict(zip(OUTPUTS, module(x), strict=True))
+
+    return run
+
+
+def _need_cxx() -> None:
+    """Raises Unavailable where Inductor finds no C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError) as error:
+        raise Unavailable("torch.compile needs a C++ compiler, and none is installed") from error
+
+
+def _fastest(runs: Mapping[Way, Run]) -> Way:
+    """The way with the shortest of TRIALS calls, taken in turns."""
+    best = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()
+    for _ in range(TRIALS):
+        for way, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[way] = min(best[way], time.perf_counter() - start)
+    return min(best, key=lambda way: best[way])
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch on `count` threads, and back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

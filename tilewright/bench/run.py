@@ -1,0 +1,229 @@
+"""The benchmark: peaks, then for every problem the check of all outputs, then the timing in turns."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import ceil
+from typing import Any
+
+from tilewright.bench import peaks as machine_peaks
+from tilewright.bench.engines import PEERS
+from tilewright.bench.measure import in_turns
+from tilewright.bench.peers import Outputs, Run, Unavailable, Weights, torch_threads
+from tilewright.bench.problem import OUTPUTS, WEIGHTS, Problem, Problems
+from tilewright.bench.results import Report, Result, Row, peaks_record
+from tilewright.bench.roofline import Roof, Work, roof, work_of
+from tilewright.errors import ArgumentValueError
+from tilewright.machine import Machine, host
+from tilewright.models.deepseek_v4.config import PRESETS
+from tilewright.models.deepseek_v4.registry import find
+from tilewright.runtime.threads import provider
+
+OURS, UNBOUND = "tilewright", "tilewright unbound"
+# Copies of the weights in a cold run take this many times the last-level cache, so that a copy is
+# gone when its turn comes again even where the cache keeps what is old.
+COLD = 3
+MOST_COPIES = 8  # of small weights; more would take long to pack and to compile for
+# Tokens of a peer's outputs that are judged. Its rounding makes every row a suspect that is looked
+# into, about 5 ms each. All of ours are.
+PEER_ROWS = 256
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: every kernel with every number of tokens and of threads."""
+
+    kernels: tuple[str, ...]
+    preset: str
+    tokens: tuple[int, ...]
+    threads: tuple[int, ...]
+    peers: tuple[str, ...] = ("torch_eager", "torch_compile", "torch_best")
+    rounds: int = 7
+    cold: bool = False
+    unbound: bool = False
+    seed: int = 0
+
+
+def bench(request: Request, say: Say, on_row: Callable[[Row], None] = lambda row: None) -> Report:
+    """Measure everything asked for. say: told what is going on; on_row: given rows as they come.
+
+    Raises KeyError for an unknown kernel, ArgumentValueError for a request that makes no sense.
+    """
+    machine = host()
+    unknown = [name for name in request.peers if name not in PEERS]
+    if unknown:
+        raise ArgumentValueError(f"no peer is named {unknown[0]!r}", help=f"peers: {', '.join(PEERS)}")
+    cfg = PRESETS[request.preset]
+    copies = copies_for(work_of(cfg, 1), machine) if request.cold else 1
+    entries = [find(name) for name in request.kernels]
+    rows: list[Row] = []
+    peaks = {}
+    for count in request.threads:
+        say(f"peaks of {count} threads")
+        peaks[count] = machine_peaks.measure(count, machine)
+    for entry in entries:
+        problems = Problems(entry, cfg, request.seed)
+        for tokens in request.tokens:
+            problem = problems.of(tokens)
+            for count in request.threads:
+                with torch_threads(count):
+                    for row in _rows(request, problem, count, copies, peaks[count], say):
+                        rows.append(row)
+                        on_row(row)
+    return Report(describe(machine, peaks), tuple(rows))
+
+
+def copies_for(work: Work, machine: Machine) -> int:
+    """How many copies of the weights a cold run rotates through; raises ArgumentValueError where
+    even the most are too small.
+    """
+    wanted = ceil(COLD * machine.l3 / work.weight_bytes)
+    if wanted > MOST_COPIES:
+        raise ArgumentValueError(
+            f"weights of {work.weight_bytes / 1e6:.1f} MB stay in a cache of"
+            f" {machine.l3 / 1e6:.0f} MB whatever is done with {MOST_COPIES} copies of them",
+            help="--cold wants a larger preset",
+        )
+    return max(2, wanted)
+
+
+def describe(machine: Machine, peaks: dict[int, machine_peaks.Peaks]) -> dict[str, Any]:
+    """The machine and the versions that the figures belong to."""
+    from tilewright.cli.doctor import cpu_model
+
+    return {
+        "cpu": cpu_model(),
+        "name": machine.name,
+        "cores": machine.cores,
+        "l1d": machine.l1d,
+        "l2": machine.l2,
+        "l3": machine.l3,
+        "system": f"{platform.system()} {platform.release()}",
+        "threads_by": provider().rsplit("/", 1)[-1],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "llvmlite")},
+        },
+        "peaks": [peaks_record(found) for found in peaks.values()],
+    }
+
+
+# -- one problem -----------------------------------------------------------------------------------
+
+
+def _rows(
+    request: Request,
+    problem: Problem,
+    threads: int,
+    copies: int,
+    peaks: machine_peaks.Peaks,
+    say: Say,
+) -> list[Row]:
+    """The bound kernel's row, and the unbound one's where asked for."""
+    title = f"{problem.entry.name} {problem.cfg.name} T={problem.tokens} threads={threads}"
+    weights = problem.weights(copies)
+    ways: dict[str, list[Run]] = {}
+    judged: dict[str, Result] = {}
+
+    say(f"{title}: compile and check")
+    ways[OURS] = [_bound(problem, w, threads) for w in weights]
+    if request.unbound:
+        ways[UNBOUND] = [_unbound(problem, w, threads) for w in weights]
+    for name, runs in ways.items():
+        judged[name] = _judge_ours(problem, runs)
+
+    for name in request.peers:
+        say(f"{title}: prepare {name}")
+        try:
+            runs = PEERS[name]().build(problem, weights)
+            outputs = runs[0]()
+        except Unavailable as reason:
+            judged[name] = Result(skipped=str(reason))
+            continue
+        ways[name] = runs
+        say(f"{title}: check {name}")
+        verdict = problem.judge(outputs, PEER_ROWS)
+        judged[name] = Result(within=verdict.within, passed=verdict.passed)
+
+    say(f"{title}: time {', '.join(ways)}")
+    timings = in_turns(ways, request.rounds, request.cold)
+    results = {
+        name: Result(timings.get(name), found.within, found.passed, found.skipped)
+        for name, found in judged.items()
+    }
+    peers = {name: results[name] for name in request.peers}
+    work = work_of(problem.cfg, problem.tokens)
+    limit = roof(work, peaks, request.cold)
+    return [
+        _row(request, problem, threads, results[name], peers, work, limit, name == OURS)
+        for name in (OURS, UNBOUND)
+        if name in results
+    ]
+
+
+def _row(
+    request: Request,
+    problem: Problem,
+    threads: int,
+    ours: Result,
+    peers: dict[str, Result],
+    work: Work,
+    limit: Roof,
+    bound: bool,
+) -> Row:
+    return Row(
+        kernel=problem.entry.name,
+        preset=problem.cfg.name,
+        tokens=problem.tokens,
+        threads=threads,
+        bound=bound,
+        cold=request.cold,
+        ours=ours,
+        peers=peers,
+        roofline_us=limit.seconds * 1e6,
+        bound_by=limit.bound_by,
+        gbs_peak=limit.gbs,
+        ops=work.int8_ops + work.bf16_ops,
+        weight_bytes=work.weight_bytes,
+    )
+
+
+def _bound(problem: Problem, weights: Weights, threads: int) -> Run:
+    """Our kernel with its weights bound; compiled and packed by the first call, which is made."""
+    kernel = problem.entry.build(problem.cfg).bind(**weights)
+    others = {name: value for name, value in problem.values.items() if name not in WEIGHTS}
+    return _ready(kernel, others, threads)
+
+
+def _unbound(problem: Problem, weights: Weights, threads: int) -> Run:
+    """Our kernel as it is: it packs its weights in every call."""
+    return _ready(problem.entry.build(problem.cfg), {**problem.values, **weights}, threads)
+
+
+def _ready(kernel: Any, arguments: dict[str, Any], threads: int) -> Run:
+    outputs: Outputs = {name: arguments[name] for name in OUTPUTS}
+
+    def run() -> Outputs:
+        kernel.run(**arguments, threads=threads)
+        return outputs
+
+    run()
+    return run
+
+
+def _judge_ours(problem: Problem, runs: Sequence[Run]) -> Result:
+    """Poison the outputs, run, judge every element; every further copy must give the same bits."""
+    found = []
+    for run in runs:
+        for name in OUTPUTS:
+            tensor = problem.values[name]
+            tensor.fill_(float("nan") if tensor.is_floating_point() else -128)
+        found.append({name: tensor.clone() for name, tensor in run().items()})
+    verdict = problem.judge(found[0])
+    same = all(found[0][name].equal(other[name]) for other in found[1:] for name in OUTPUTS)
+    return Result(within=verdict.within, passed=verdict.passed and same)

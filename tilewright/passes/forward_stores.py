@@ -1,0 +1,128 @@
+"""What one scope stores and the next one loads stays a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tilewright.ir.affine import affine
+from tilewright.ir.build import Builder
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.walk import definitions, names_in_use, ops_in, root_tensor, substitute
+from tilewright.machine import Machine
+
+BETWEEN = ("window", "reshape_view", "transpose_view", "create")  # may stand before a region as well
+
+
+def forward_stores(fn: Function, machine: Machine) -> Function:
+    """Join neighbouring regions, and let a load of what was just stored read the stored tile.
+
+    Takes:  regions in a row, with scalars and views between them; stores that are valid throughout.
+    Gives:  the same values. A load of the stored window is the tile, a load of some of its columns an
+            extract. Stores stay; those into tensors that nobody reads any more are drop_dead's.
+    Leaves: loads of other windows, and everything behind a write that may overlap.
+    """
+    return _Forwarder(fn).run()
+
+
+class _Forwarder:
+    def __init__(self, fn: Function) -> None:
+        self.fn = fn
+        self.defined: Mapping = definitions(fn)
+        self.builder = Builder(names_in_use(fn))
+
+    def run(self) -> Function:
+        return replace(self.fn, body=self.block(self.fn.body))
+
+    def block(self, source: Block) -> Block:
+        ops = join_regions([replace(op, blocks=tuple(map(self.block, op.blocks))) for op in source.ops])
+        lines = [replace(op, blocks=(self.line(op.blocks[0]),)) if op.name == "at" else op for op in ops]
+        return Block(source.args, tuple(lines))
+
+    def line(self, block: Block) -> Block:
+        """Forwarding within one straight line."""
+        stored: list[Op] = []
+        mapping: dict[Value, Operand] = {}
+        out: list[Op] = []
+        for source in block.ops:
+            op = substitute(source, mapping)
+            assert isinstance(op, Op)
+            if op.name == "load":
+                found = self.found(op, stored)
+                if found is not None:
+                    made, mapping[op.result] = found
+                    out += made
+                    continue
+            written = self.roots_written(op)
+            stored = [s for s in stored if root_tensor(s.operands[1], self.defined) not in written]  # type: ignore[arg-type]
+            if op.name == "store" and not op.attr("atomic") and is_whole(op):
+                stored.append(op)
+            out.append(op)
+        return Block(block.args, tuple(out))
+
+    def found(self, load: Op, stored: list[Op]) -> tuple[list[Op], Operand] | None:
+        """What to read instead of the load: ops to put in its place, and the value."""
+        if not is_whole(load):
+            return None
+        for store in stored:
+            if store.operands[1:] == load.operands and store.attrs == load.attrs:
+                return [], store.operands[0]
+            column = self.column_within(store, load)
+            if column is not None:
+                self.builder.span = load.span
+                with self.builder.block() as ops:
+                    source = [store.operands[0], index(0), index(column)]
+                    value = self.builder.value("extract", source, load.result.name, shape=load.result.type.shape)  # type: ignore[union-attr]
+                return ops, value
+        return None
+
+    def column_within(self, store: Op, load: Op) -> int | None:
+        """The stored tile's column at which the loaded window begins, when it lies within and is as high."""
+        rank = len(load.attr("shape"))
+        here, there = load.operands[1 : 1 + rank], store.operands[2 : 2 + rank]
+        shapes = load.attr("shape"), store.attr("shape")
+        same = store.operands[1] == load.operands[0] and here[:-1] == there[:-1] and shapes[0][:-1] == shapes[1][:-1]
+        if not same or load.attr("drop") != store.attr("drop") or len(load.result.type.shape) != 2:  # type: ignore[union-attr]
+            return None
+        if rank - 1 in (load.attr("drop") or ()):
+            return None
+        distance = affine(here[-1], self.defined).plus(affine(there[-1], self.defined), -1)
+        if distance.terms or distance.const < 0 or distance.const + shapes[0][-1] > shapes[1][-1]:
+            return None
+        return distance.const
+
+    def roots_written(self, op: Op) -> set[Value]:
+        roots: set[Value] = set()
+        for inner in ops_in(op):
+            if inner.name in ("store", "write"):
+                target = inner.operands[1] if inner.name == "store" else inner.operands[0]
+                roots.add(root_tensor(target, self.defined))  # type: ignore[arg-type]
+        return roots
+
+
+def join_regions(ops: list[Op]) -> list[Op]:
+    """Neighbouring regions without results as one; scalars and views between them come before it."""
+    out: list[Op] = []
+    last: int | None = None  # where the region that may still grow stands
+    for op in ops:
+        plain = op.name == "at" and not op.results
+        if plain and last is not None:
+            before = out.pop(last)
+            names = dict.fromkeys(n for n in (before.attr("name"), op.attr("name")) if n)
+            attrs = make_attrs({"name": "_".join(names) or None})
+            body = Block((), (*before.blocks[0].ops[:-1], *op.blocks[0].ops))
+            out.append(Op("at", (), (), attrs, (body,), before.span))
+            last = len(out) - 1
+            continue
+        if plain:
+            last = len(out)
+        elif not (op.name.startswith("s.") or op.name in BETWEEN):
+            last = None
+        out.append(op)
+    return out
+
+
+def is_whole(op: Op) -> bool:
+    """True when the window of a load or store is valid throughout."""
+    shape = op.attr("shape")
+    return op.operands[-len(shape) :] == tuple(map(index, shape))

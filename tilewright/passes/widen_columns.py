@@ -1,0 +1,211 @@
+"""A loop over narrow column tiles takes wider ones, where each column is work of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tilewright.ir.affine import affine
+from tilewright.ir.build import Builder
+from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.ops import lookup
+from tilewright.ir.ops.elementwise import BINARY, UNARY
+from tilewright.ir.types import TensorType, TileType
+from tilewright.ir.walk import definitions, names_in_use, ops_in
+from tilewright.machine import Machine
+
+PER_COLUMN = frozenset((*BINARY, *UNARY, "cast", "cmp", "sel", "full", "splat", "broadcast"))
+
+# Tasks that a shared loop keeps, so that threads have something to share out.
+TASKS = 16
+# A widened tile stays at or below this many columns; wider ones gain nothing and fill the caches.
+MOST_COLUMNS = 512
+
+
+def widen_columns(fn: Function, machine: Machine) -> Function:
+    """Give a loop over column tiles fewer turns over wider tiles.
+
+    Takes:  loops with literal bounds that carry nothing, whose body is a straight line (regions looked
+            through) that reads and writes tensors either at columns that move on by just one tile a turn,
+            or at windows that do not move; and that does nothing across columns.
+    Gives:  the same values bit for bit: every column is computed by the same ops, a product's K included.
+            The panel of a widened product takes at most half of the second-level cache, and a shared loop
+            keeps enough turns to share out.
+    Leaves: reductions along the row, gathers, windows that overlap or leave gaps.
+    """
+    widener = _Widener(fn, machine)
+    return replace(fn, body=widener.block(fn.body))
+
+
+class _Widener:
+    def __init__(self, fn: Function, machine: Machine) -> None:
+        self.machine = machine
+        self.defined: Mapping = definitions(fn)
+        self.builder = Builder(names_in_use(fn))
+
+    def block(self, block: Block) -> Block:
+        return Block(block.args, tuple(map(self.op, block.ops)))
+
+    def op(self, op: Op) -> Op:
+        if not op.blocks:
+            return op
+        op = replace(op, blocks=tuple(map(self.block, op.blocks)))
+        if op.name != "for" or op.results or not all(isinstance(x, Const) for x in op.operands[:3]):
+            return op
+        start, stop, step = (int(x.value) for x in op.operands[:3])  # type: ignore[union-attr]
+        if step <= 0 or (stop - start) % step:
+            return op
+        widths = self.moving_width(op, step)
+        if widths is None:
+            return op
+        width, depth_bytes = widths
+        times = self.times(op, len(range(start, stop, step)), width, depth_bytes)
+        if times == 1:
+            return op
+        body = self.widened(op.blocks[0], times)
+        return replace(op, operands=(*op.operands[:2], index(step * times)), blocks=(body,))
+
+    def times(self, loop: Op, trips: int, width: int, depth_bytes: int) -> int:
+        """How many turns become one: the most that divides the trip count and respects the limits."""
+        shared = loop.attr("kind") in ("parallel", "spmd")
+        for times in range(trips, 1, -1):
+            columns = width * times
+            if trips % times or columns > MOST_COLUMNS:
+                continue
+            if depth_bytes * columns > self.machine.l2 // 2 or (shared and trips // times < TASKS):
+                continue
+            return times
+        return 1
+
+    # Which values have the loop's columns
+
+    def moving_width(self, loop: Op, step: int) -> tuple[int, int] | None:
+        """(columns a turn, bytes of K behind a column of its products); None when columns are not independent."""
+        variable = loop.blocks[0].args[0]
+        self.wide: set[Value] = set()
+        moving = [self.window(op, variable, step) for op in ops_in(loop) if op.name == "load"]
+        self.constants = {width for width in moving if width}
+        width, depth = 0, 0
+        for op in ops_in(loop.blocks[0]):
+            if op.name in ("at", "yield") and not op.operands:
+                if op.results:
+                    return None
+                continue
+            if op.name.startswith("s."):
+                continue
+            found = self.columns(op, variable, step)
+            if found is None or (found and width and found != width):
+                return None
+            width = width or found
+            if op.name == "matmul" or op.name == "matmul_acc":
+                b = op.operands[-4].type
+                depth = max(depth, (b.shape[1] if op.attr("b_trans") else b.shape[0]) * b.dtype.nbytes)  # type: ignore[union-attr]
+        return (width, depth) if width and self.keeps_apart(loop, variable) else None
+
+    def columns(self, op: Op, variable: Value, step: int) -> int | None:
+        """The moving columns that `op` handles; 0 when it has to do with none; None when it mixes them."""
+        if op.name in ("load", "store"):
+            return self.window(op, variable, step)
+        operands = [x for x in op.operands if x in self.wide]
+        if op.name in ("matmul", "matmul_acc"):
+            *_, b, m, k, n = op.operands
+            acc_fits = op.name == "matmul" or op.operands[0] in self.wide
+            a = op.operands[-5]
+            if not operands:
+                return 0 if op.name == "matmul" else None
+            if a in self.wide or b not in self.wide or op.attr("b_trans") or not acc_fits:
+                return None
+            if n != index(op.result.type.shape[1]):  # type: ignore[union-attr]
+                return None
+            self.wide.add(op.result)
+            return int(op.result.type.shape[1])  # type: ignore[union-attr]
+        if op.name not in PER_COLUMN:
+            return 0 if not operands and lookup(op.name).effect == "pure" else None
+        if op.name == "full":
+            return self.constant(op)
+        if not operands:
+            return 0
+        width = operands[0].type.shape[-1]  # type: ignore[union-attr]
+        tiles = [x for x in op.operands if isinstance(x.type, TileType)]
+        if any(x not in self.wide and x.type.shape[-1] != 1 for x in tiles):  # type: ignore[union-attr]
+            return None
+        if op.result.type.shape[-1] != width or len(op.result.type.shape) != 2:  # type: ignore[union-attr]
+            return None
+        self.wide.add(op.result)
+        return int(width)
+
+    def constant(self, op: Op) -> int | None:
+        """A `full` as wide as the moving windows belongs to them."""
+        width = op.result.type.shape[-1]  # type: ignore[union-attr]
+        if width == 1 or width not in self.constants or len(op.result.type.shape) != 2:  # type: ignore[union-attr]
+            return 0
+        self.wide.add(op.result)
+        return int(width)
+
+    def window(self, op: Op, variable: Value, step: int) -> int | None:
+        first = 1 if op.name == "load" else 2
+        tensor = op.operands[first - 1].type
+        assert isinstance(tensor, TensorType)
+        rank = len(tensor.shape)
+        offsets, valid = op.operands[first : first + rank], op.operands[first + rank :]
+        shape, drop = op.attr("shape"), op.attr("drop") or ()
+        moves = [affine(x, self.defined).factor(variable) * step for x in offsets]
+        if not any(moves):
+            if op.name == "load":
+                return 0
+            return None  # every turn writes the same window
+        width = shape[-1]
+        kept = rank - len(drop)
+        if any(moves[:-1]) or moves[-1] != width or rank - 1 in drop or kept != 2 or valid[-1] != index(width):
+            return None
+        if op.name == "load":
+            self.wide.add(op.result)
+        elif op.operands[0] not in self.wide or op.attr("atomic"):
+            return None
+        return int(width)
+
+    def keeps_apart(self, loop: Op, variable: Value) -> bool:
+        """True when no turn reads a tensor that the loop writes, unless at its own columns."""
+        written = {self.root(op.operands[1]) for op in ops_in(loop) if op.name == "store"}
+        for op in ops_in(loop):
+            if op.name == "load" and self.root(op.operands[0]) in written and op.result not in self.wide:
+                return False
+        return True
+
+    def root(self, x: Operand) -> Value:
+        from tilewright.ir.walk import root_tensor
+
+        return root_tensor(x, self.defined)  # type: ignore[arg-type]
+
+    # Rebuilding
+
+    def widened(self, block: Block, times: int) -> Block:
+        names: dict[Value, Value] = {}
+
+        def wide(value: Value) -> Value:
+            shape = value.type.shape  # type: ignore[union-attr]
+            return Value(value.name, TileType((*shape[:-1], shape[-1] * times), value.type.dtype))  # type: ignore[union-attr]
+
+        def rebuild(inner: Block) -> Block:
+            ops = []
+            for op in inner.ops:
+                attrs = dict(op.attrs)
+                operands = [names.get(x, x) if isinstance(x, Value) else x for x in op.operands]
+                moves = op.name in ("load", "store") and (op.operands[0] in self.wide or bool(set(op.results) & self.wide))
+                if moves or (set(op.results) & self.wide and "shape" in attrs):
+                    attrs["shape"] = (*attrs["shape"][:-1], attrs["shape"][-1] * times)
+                if moves or (op.name in ("matmul", "matmul_acc") and op.result in self.wide):
+                    last = operands[-1]
+                    assert isinstance(last, Const)
+                    operands[-1] = index(int(last.value) * times)
+                results = []
+                for result in op.results:
+                    if result in self.wide:
+                        names[result] = wide(result)
+                        result = names[result]
+                    results.append(result)
+                blocks = tuple(map(rebuild, op.blocks))
+                ops.append(Op(op.name, tuple(operands), tuple(results), make_attrs(attrs), blocks, op.span))
+            return Block(inner.args, tuple(ops))
+
+        return rebuild(block)
