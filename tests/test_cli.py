@@ -219,3 +219,26 @@ def test_show_refuses_a_pass_that_does_not_exist_with_those_that_do():
     result = invoke("show", "prefill", "--tokens", "1", "--after", "magic")
     assert result.exit_code == 2
     assert "tile_matmul" in result.output
+
+
+def test_the_cache_is_shown_and_cleared(monkeypatch, tmp_path):
+    monkeypatch.setenv("TILEWRIGHT_CACHE_DIR", str(tmp_path / "kernels"))
+    from tilewright.runtime.cache import DiskCache, Entry
+
+    assert f"{tmp_path}/kernels: 0 programs, 0 KiB" in invoke("cache", "info").output
+    assert DiskCache(tmp_path / "kernels").put("a" * 64, Entry({}, bytes(3000)))
+    assert "1 program, 3 KiB of 256 MiB" in invoke("cache", "info").output
+    assert "1 program, 3 KiB" in invoke("doctor").output
+    assert invoke("cache", "clear").output.startswith("removed 1 program, 3 KiB")
+    assert list((tmp_path / "kernels").iterdir()) == []
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "0")
+    assert "switched off by TILEWRIGHT_CACHE" in invoke("cache", "info").output
+
+
+def test_a_folder_that_cannot_be_trusted_is_shown_and_not_cleared(monkeypatch, tmp_path):
+    monkeypatch.setenv("TILEWRIGHT_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o777)
+    (tmp_path / f"{'a' * 64}.kernel").write_text("another's")
+    assert "others may write" in invoke("cache", "info").output
+    assert invoke("cache", "clear").exit_code == 1
+    assert len(list(tmp_path.iterdir())) == 1

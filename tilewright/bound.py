@@ -89,7 +89,8 @@ class BoundKernel:
         for param in program.params:
             frozen = self._frozen.get(param.value.name)
             if isinstance(param.value.type, PanelType):
-                assert frozen is not None and frozen.panel is not None
+                assert frozen is not None
+                assert frozen.panel is not None
                 values.append(frozen.panel.address)
             else:
                 values.append(bound.values[param.value.name])
@@ -113,7 +114,9 @@ class BoundKernel:
         for frozen in self._frozen.values():
             _require_unchanged(frozen)
         released = frozenset(f.name for f in self._frozen.values() if f.tensor is None)
-        fixed = {f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()}
+        fixed = {
+            f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()
+        }
         given = {**fixed, **dict(zip(self._free, args, strict=False))}
         for name, value in kwargs.items():
             if name in given:
@@ -126,7 +129,9 @@ class BoundKernel:
         if len(given) == len(slots) and all(slot.name in given for slot in slots):
             in_order = tuple(given[slot.name] for slot in slots)
             return bind(self.kernel, slots, in_order, {}, released=released)
-        return bind(self.kernel, slots, (), given, released=released)  # defaults, or what is missing
+        return bind(
+            self.kernel, slots, (), given, released=released
+        )  # defaults, or what is missing
 
     def _program(self, bound: Bound, threads: int | None) -> NativeProgram:
         entry = entry_of(self.kernel, self._state, bound)
@@ -185,7 +190,9 @@ _prepack_lock = threading.Lock()
 
 def _freeze(name: str, tensor: Any) -> _Frozen:
     version = None if tensor.is_inference() else tensor._version
-    return _Frozen(name, tensor, weakref.ref(tensor), version, tensor.new_empty(tensor.shape, device="meta"))
+    return _Frozen(
+        name, tensor, weakref.ref(tensor), version, tensor.new_empty(tensor.shape, device="meta")
+    )
 
 
 def _require_unchanged(frozen: _Frozen) -> None:
@@ -215,5 +222,3 @@ def _with_frozen(function: Function, frozen: Mapping[str, Any]) -> Function:
         for p in function.params
     )
     return replace(function, params=params)
-
-

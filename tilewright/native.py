@@ -17,6 +17,7 @@ from tilewright.codegen.llvm.abi import ARGUMENTS, LINE, PHASES, RECORD_WORDS, s
 from tilewright.dtypes import BOOL
 from tilewright.errors import BoundsError, CompilerBug, KernelError, outside
 from tilewright.ir.nodes import Block, Const, Function, Op, Param
+from tilewright.ir.typed import shape_of, whole_number
 from tilewright.ir.types import PanelType, TensorType, TileType
 from tilewright.machine import Machine, host
 from tilewright.runtime import cache, engine, record
@@ -65,7 +66,9 @@ class NativeProgram:
         self._early = (0.0, 0.0)  # seconds in passes and code generation
         self.cached = True
         with collector_waits():
-            self._code = code_for("program", lambda: record.identity(function), self.machine, self._build)
+            self._code = code_for(
+                "program", lambda: record.identity(function), self.machine, self._build
+            )
             self.record = record.from_json(self._code.header, function)
         self.small = self.record.small
         self.stages = Stages(*self._early, time.perf_counter() - start - sum(self._early))
@@ -87,7 +90,9 @@ class NativeProgram:
             tuple(layout.checks),
             _work(lowered.body) < ALONE_BELOW,
         )
-        return record.to_json(known, self.function), engine.compile_object(module.text, self.machine)
+        return record.to_json(known, self.function), engine.compile_object(
+            module.text, self.machine
+        )
 
     @property
     def params(self) -> tuple[Param, ...]:
@@ -152,14 +157,24 @@ class NativeProgram:
                 ):
                     if start < 0 or count < 0 or start + count > extent:
                         return outside(
-                            check.attr("subject"), check.attr("access"), axis, start, count, extent, check.span
+                            check.attr("subject"),
+                            check.attr("access"),
+                            axis,
+                            start,
+                            count,
+                            extent,
+                            check.span,
                         )
             case "check_that":
                 return KernelError(check.attr("message"), check.span)
             case "for":
-                return KernelError("the step of a loop is 0", check.span, help="make the step positive")
+                return KernelError(
+                    "the step of a loop is 0", check.span, help="make the step positive"
+                )
             case "s.floordiv" | "s.mod":
-                return KernelError("integer division by zero", check.span, help="test the divisor first")
+                return KernelError(
+                    "integer division by zero", check.span, help="test the divisor first"
+                )
             case "s.shl" | "s.shr":
                 return KernelError(f"a shift by {seen[0]}", check.span, help="shift by 0 to 63")
         return BoundsError(f"{check.name} failed with {seen}", check.span)
@@ -218,7 +233,9 @@ def code_for(
             entry = kept.get(key)
             if entry is None:
                 entry = cache.Entry(*build())
-                if cache.user_cache() is not None:  # the compiler is still the one that the key names
+                if (
+                    cache.user_cache() is not None
+                ):  # the compiler is still the one that the key names
                     kept.put(key, entry)
             code = _held[key] = Code(entry.header, entry.data)
     return code
@@ -303,14 +320,19 @@ def _work(block: Block, trips: int = 1) -> int:
         if op.name == "for":
             bounds = op.operands[:3]
             known = all(isinstance(x, Const) for x in bounds)
-            times *= len(range(*(int(x.value) for x in bounds))) if known else 64  # type: ignore[union-attr]
+            times *= len(range(*map(whole_number, bounds))) if known else 64
         elif op.name.startswith("matmul_packed"):
             panel = op.operands[-2].type
-            total += trips * op.result.type.shape[0] * panel.k * panel.n // 64  # type: ignore[union-attr]
+            assert isinstance(panel, PanelType)
+            total += trips * shape_of(op.result)[0] * panel.k * panel.n // 64
         elif op.name == "pack":
-            total += trips * op.result.type.k * op.result.type.n // 8  # type: ignore[union-attr]
+            panel = op.result.type
+            assert isinstance(panel, PanelType)
+            total += trips * panel.k * panel.n // 8
         else:
-            tiles = [x.type for x in (*op.results, *op.operands[:1]) if isinstance(x.type, TileType)]
+            tiles = [
+                x.type for x in (*op.results, *op.operands[:1]) if isinstance(x.type, TileType)
+            ]
             total += trips * max((prod(t.shape) for t in tiles), default=0)
         total += sum(_work(inner, times) for inner in op.blocks)
     return total

@@ -21,7 +21,7 @@ from tilewright.bench.peers import (
     TorchEager,
     Unavailable,
     Weights,
-    torch_call,
+    compiled_call,
 )
 from tilewright.bench.problem import Outputs, Problem
 from tilewright.models.deepseek_v4.config import INT8_AMAX_FLOOR, INT8_SCALE_MAX
@@ -47,12 +47,8 @@ class ZenTorch(Peer):
 
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         need("zentorch")
-        torch.compiler.reset()
-        runs = []
-        for weights in copies:
-            compiled = torch.compile(Plain(problem, weights), backend="zentorch", dynamic=False)
-            runs.append(torch_call(compiled, problem.values["x"]))
-        return runs
+        x = problem.values["x"]
+        return [compiled_call(Plain(problem, w), x, backend="zentorch") for w in copies]
 
 
 class OnnxRuntime(Peer):
@@ -68,13 +64,12 @@ class OnnxRuntime(Peer):
         runtime, onnx = need("onnxruntime"), need("onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        # Its threads would go on spinning after a call, on the cores of whoever is next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         runs = []
         for weights in copies:
             graph = _Graph(onnx).build(problem, weights)
-            session = runtime.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"]
-            )
+            session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             runs.append(_onnx_call(session, onnx, problem))
         return runs
 
@@ -97,7 +92,9 @@ class OpenVino(Peer):
         runs = []
         for weights in copies:
             model = _openvino_model(openvino, problem, weights)
-            runs.append(_openvino_call(core.compile_model(model, "CPU", settings), openvino, problem))
+            runs.append(
+                _openvino_call(core.compile_model(model, "CPU", settings), openvino, problem)
+            )
         return runs
 
 
@@ -271,7 +268,11 @@ def _openvino_model(openvino: Any, problem: Problem, weights: Weights) -> Any:
         second = op.add(op.multiply(even, constant(sin)), op.multiply(odd, constant(cos)))
         axis = op.constant([-1])
         pairs = op.concat([op.unsqueeze(first, axis), op.unsqueeze(second, axis)], -1)
-        shape = [*cos.shape[:-1], cfg.rope_dim] if cos.dim() == 2 else [-1, cfg.num_attention_heads, cfg.rope_dim]
+        shape = (
+            [*cos.shape[:-1], cfg.rope_dim]
+            if cos.dim() == 2
+            else [-1, cfg.num_attention_heads, cfg.rope_dim]
+        )
         tail = op.reshape(pairs, op.constant(shape), False)
         head = op.gather(x, op.constant(np.arange(cfg.nope_dim)), op.constant(-1))
         return op.concat([head, tail], -1)
@@ -281,17 +282,19 @@ def _openvino_model(openvino: Any, problem: Problem, weights: Weights) -> Any:
     latent = norm(product(x_norm, weights["wq_a"]), values["q_norm"])
     amax = op.reduce_max(op.abs(latent), op.constant([-1]), True)
     inv_scale = op.divide(constant(INT8_SCALE_MAX), op.maximum(amax, constant(INT8_AMAX_FLOOR)))
-    codes = op.convert(op.round(op.multiply(latent, inv_scale), "half_to_even"), "i8")
+    codes = op.round(op.multiply(latent, inv_scale), "half_to_even")
     scale = op.divide(constant(1.0), inv_scale)
     packed = op.constant(np.ascontiguousarray(weights["wq_b"].t().numpy()))
     columns = values["wq_b_scale"].reshape(cfg.q_width, 1)
     wq_b = op.multiply(op.convert(packed, "f32"), constant(columns))
-    q = op.matmul(latent, wq_b, False, True)
+    q = op.matmul(op.multiply(codes, scale), wq_b, False, True)
     q = op.reshape(q, op.constant([-1, cfg.num_attention_heads, cfg.head_dim]), False)
     q = rotated(norm(q), cos[:, None], sin[:, None])
     kv = rotated(norm(product(x_norm, weights["wkv"]), values["kv_norm"]), cos, sin)
     return openvino.Model(
-        [op.convert(q, "bf16"), op.convert(kv, "bf16"), codes, scale], [x], "qkv_proj_rope"
+        [op.convert(q, "bf16"), op.convert(kv, "bf16"), op.convert(codes, "i8"), scale],
+        [x],
+        "qkv_proj_rope",
     )
 
 

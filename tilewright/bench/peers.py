@@ -10,10 +10,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, TypeVar
+from functools import cache
+from types import FunctionType, MethodType
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewright.bench.problem import OUTPUTS, Outputs, Problem
@@ -68,13 +69,7 @@ class TorchCompile(Peer):
 
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         _need_cxx()
-        torch.compiler.reset()
-        runs = []
-        for weights in copies:
-            compiled = torch.compile(Plain(problem, weights), dynamic=False)
-            runs.append(torch_call(compiled, problem.values["x"]))
-            runs[-1]()
-        return runs
+        return [compiled_call(Plain(problem, w), problem.values["x"]) for w in copies]
 
 
 class TorchBest(Peer):
@@ -88,10 +83,11 @@ class TorchBest(Peer):
 
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         _need_cxx()
-        if not (hasattr(torch.ops.onednn, "qlinear_prepack") and torch.backends.mkldnn.is_available()):
+        if not (
+            hasattr(torch.ops.onednn, "qlinear_prepack") and torch.backends.mkldnn.is_available()
+        ):
             raise Unavailable("this Torch has no oneDNN, or one without qlinear")
         _define_qlinear()
-        torch.compiler.reset()
         split = {p: _frozen(problem, copies[0], p, False) for p in (torch.float32, torch.bfloat16)}
         product = _fastest(split)
         joined = _frozen(problem, copies[0], product, True)
@@ -156,7 +152,9 @@ class Packed(Plain):
     product: dtype in which the large product comes back; BF16 is half the traffic, and rounds.
     """
 
-    def __init__(self, problem: Problem, weights: Weights, product: torch.dtype, joined: bool) -> None:
+    def __init__(
+        self, problem: Problem, weights: Weights, product: torch.dtype, joined: bool
+    ) -> None:
         self.product, self.joined = product, joined
         super().__init__(problem, weights)
         self.zero_points = torch.zeros(problem.cfg.q_width, dtype=torch.int64)
@@ -171,11 +169,11 @@ class Packed(Plain):
 
     def down(self, x_norm: Tensor) -> tuple[Tensor, Tensor]:
         if self.joined:
-            q_low, kv_low = F.linear(x_norm, self.low[0]).split(
+            q_low, kv_low = nn.functional.linear(x_norm, self.low[0]).split(
                 [self.cfg.q_lora_rank, self.cfg.head_dim], dim=-1
             )
             return q_low, kv_low
-        return F.linear(x_norm, self.low[0]), F.linear(x_norm, self.low[1])
+        return nn.functional.linear(x_norm, self.low[0]), nn.functional.linear(x_norm, self.low[1])
 
     def up(self, codes: Tensor) -> Tensor:
         moved = (codes.to(torch.int16) + 128).to(torch.uint8)
@@ -185,12 +183,12 @@ class Packed(Plain):
         return product.float()
 
 
-def _define_qlinear() -> None:
+@cache
+def _define_qlinear() -> torch.library.Library:
     """oneDNN's product as an operator of our own, `tilewright_bench::qlinear`: Inductor has a rewrite
     of oneDNN's, and stumbles over it. Defined by hand, it costs less on a call than `custom_op`.
+    The operator is there for as long as what this returns.
     """
-    if hasattr(torch.ops.tilewright_bench, "qlinear"):
-        return
 
     def qlinear(
         codes: Tensor, panel: Tensor, scales: Tensor, zero_points: Tensor, dtype: torch.dtype
@@ -205,31 +203,41 @@ def _define_qlinear() -> None:
     ) -> Tensor:
         return codes.new_empty((codes.shape[0], scales.shape[0]), dtype=dtype)
 
-    name = "tilewright_bench::qlinear"
-    torch.library.define(
-        name,
-        "(Tensor codes, Tensor panel, Tensor scales, Tensor zero_points, ScalarType dtype)"
-        " -> Tensor",
+    library = torch.library.Library("tilewright_bench", "DEF")
+    library.define(
+        "qlinear(Tensor codes, Tensor panel, Tensor scales, Tensor zero_points, ScalarType dtype)"
+        " -> Tensor"
     )
-    torch.library.impl(name, "CPU", qlinear)
-    torch.library.register_fake(name, shape)
+    # oneDNN's panel is a tensor of a backend of its own, so not "CPU".
+    library.impl("qlinear", qlinear, "CompositeExplicitAutograd")
+    torch.library.register_fake("tilewright_bench::qlinear", shape, lib=library)
+    return library
 
 
 def _frozen(problem: Problem, weights: Weights, product: torch.dtype, joined: bool) -> Run:
-    """`Packed`, compiled with its weights as constants. Compiles here: freezing is a setting of the
-    moment.
-    """
+    """`Packed`, compiled with its weights as constants."""
     import torch._inductor.config as inductor
 
-    run = torch_call(
-        torch.compile(Packed(problem, weights, product, joined), dynamic=False), problem.values["x"]
-    )
     with inductor.patch(freezing=True):
-        run()
+        return compiled_call(Packed(problem, weights, product, joined), problem.values["x"])
+
+
+def compiled_call(module: nn.Module, x: Tensor, **options: Any) -> Run:
+    """The module on x under `torch.compile`, which happens here; options are those of
+    `torch.compile`.
+
+    Dynamo keeps what it compiled with the code object, and runs what fits. With one code object for
+    all, modules that differ in their weights only would run the first one's constants, and the
+    ninth would not be compiled at all; so each gets its own.
+    """
+    forward = cast(FunctionType, type(module).forward)
+    own = FunctionType(forward.__code__.replace(), forward.__globals__, forward.__name__)
+    run = torch_call(torch.compile(MethodType(own, module), dynamic=False, **options), x)
+    run()
     return run
 
 
-def torch_call(module: nn.Module, x: Tensor) -> Run:
+def torch_call(module: Callable[[Tensor], Any], x: Tensor) -> Run:
     """The module on x, without gradients; outputs by name."""
 
     def run() -> Outputs:

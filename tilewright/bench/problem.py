@@ -90,9 +90,7 @@ class Problem:
 
     def _expected(self, at: slice) -> Outputs:
         if at.start not in self._golden:
-            self._golden[at.start] = self.entry.reference(
-                self._part(at), self.cfg, torch.float64
-            )
+            self._golden[at.start] = self.entry.reference(self._part(at), self.cfg, torch.float64)
         return self._golden[at.start]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,3 @@ def times(timing: Timing) -> dict[str, Any]:
         "p90_us": timing.percentile(0.9) * US,
         "calls": len(timing.samples),
     }
-
-
-def peaks_record(peaks: Any) -> dict[str, Any]:
-    """`Peaks` as JSON."""
-    return {k: v for k, v in asdict(peaks).items() if not k.startswith("_")}

@@ -47,9 +47,13 @@ def roof(work: Work, peaks: Peaks, cold: bool) -> Roof:
     Products: INT8 and BF16 share the same units, so their times add up. Memory: cold weights come
     from far; weights that were read a moment ago come as fast as a buffer of their size can be
     read again, which for those that fit is the speed of the last-level cache.
+
+    Raises ValueError when that was measured for another size.
     """
+    if peaks.reread_bytes != work.weight_bytes:
+        raise ValueError(f"peaks are for {peaks.reread_bytes} bytes, wanted {work.weight_bytes}")
     products = work.int8_ops / peaks.gops["INT8"] + work.bf16_ops / peaks.gops["BF16"]
-    gbs = peaks.memory_gbs if cold else peaks.reread_gbs(work.weight_bytes)
+    gbs = peaks.memory_gbs if cold else peaks.reread_gbs
     memory = work.weight_bytes / gbs
     seconds = max(products, memory) / 1e9
     return Roof(seconds, "products" if products >= memory else "memory", gbs)

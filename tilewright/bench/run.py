@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import ceil
 from typing import Any
 
-from tilewright.bench import peaks as machine_peaks
+from tilewright.bench import peaks
 from tilewright.bench.engines import PEERS
 from tilewright.bench.measure import in_turns
-from tilewright.bench.peers import Outputs, Run, Unavailable, Weights, torch_threads
-from tilewright.bench.problem import OUTPUTS, WEIGHTS, Problem, Problems
-from tilewright.bench.results import Report, Result, Row, peaks_record
-from tilewright.bench.roofline import Roof, Work, roof, work_of
+from tilewright.bench.peaks import Peaks
+from tilewright.bench.peers import Run, Unavailable, Weights, torch_threads
+from tilewright.bench.problem import OUTPUTS, WEIGHTS, Outputs, Problem, Problems
+from tilewright.bench.results import Report, Result, Row
+from tilewright.bench.roofline import Work, roof, work_of
 from tilewright.errors import ArgumentValueError
 from tilewright.machine import Machine, host
 from tilewright.models.deepseek_v4.config import PRESETS
@@ -49,33 +50,40 @@ class Request:
     seed: int = 0
 
 
-def bench(request: Request, say: Say, on_row: Callable[[Row], None] = lambda row: None) -> Report:
-    """Measure everything asked for. say: told what is going on; on_row: given rows as they come.
+def bench(request: Request, say: Say) -> Report:
+    """Measure everything asked for. say: told what is going on.
 
-    Raises KeyError for an unknown kernel, ArgumentValueError for a request that makes no sense.
+    Peaks are measured before and after everything else, and the higher ones count: a moment of
+    noise in one of them would make every share too good. Raises KeyError for an unknown kernel,
+    ArgumentValueError for a request that makes no sense.
     """
-    machine = host()
     unknown = [name for name in request.peers if name not in PEERS]
     if unknown:
-        raise ArgumentValueError(f"no peer is named {unknown[0]!r}", help=f"peers: {', '.join(PEERS)}")
-    cfg = PRESETS[request.preset]
-    copies = copies_for(work_of(cfg, 1), machine) if request.cold else 1
+        raise ArgumentValueError(
+            f"no peer is named {unknown[0]!r}", help=f"there are {', '.join(PEERS)}"
+        )
+    machine, cfg = host(), PRESETS[request.preset]
+    work = work_of(cfg, 1)
+    copies = copies_for(work, machine) if request.cold else 1
     entries = [find(name) for name in request.kernels]
-    rows: list[Row] = []
-    peaks = {}
-    for count in request.threads:
-        say(f"peaks of {count} threads")
-        peaks[count] = machine_peaks.measure(count, machine)
+
+    def all_peaks() -> dict[int, Peaks]:
+        say(f"peaks of {', '.join(map(str, request.threads))} threads")
+        return {n: peaks.measure(n, work.weight_bytes, machine) for n in request.threads}
+
+    before = all_peaks()
+    measured: list[Measured] = []
     for entry in entries:
         problems = Problems(entry, cfg, request.seed)
         for tokens in request.tokens:
             problem = problems.of(tokens)
             for count in request.threads:
                 with torch_threads(count):
-                    for row in _rows(request, problem, count, copies, peaks[count], say):
-                        rows.append(row)
-                        on_row(row)
-    return Report(describe(machine, peaks), tuple(rows))
+                    measured.append(_measure(request, problem, count, copies, say))
+    after = all_peaks()
+    highest = {n: before[n].best(after[n]) for n in request.threads}
+    rows = [row for found in measured for row in found.rows(request.cold, highest[found.threads])]
+    return Report(describe(machine, highest), tuple(rows))
 
 
 def copies_for(work: Work, machine: Machine) -> int:
@@ -92,7 +100,7 @@ def copies_for(work: Work, machine: Machine) -> int:
     return max(2, wanted)
 
 
-def describe(machine: Machine, peaks: dict[int, machine_peaks.Peaks]) -> dict[str, Any]:
+def describe(machine: Machine, highest: Mapping[int, Peaks]) -> dict[str, Any]:
     """The machine and the versions that the figures belong to."""
     from tilewright.cli.doctor import cpu_model
 
@@ -109,88 +117,67 @@ def describe(machine: Machine, peaks: dict[int, machine_peaks.Peaks]) -> dict[st
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "llvmlite")},
         },
-        "peaks": [peaks_record(found) for found in peaks.values()],
+        "peaks": [asdict(found) for found in highest.values()],
     }
 
 
 # -- one problem -----------------------------------------------------------------------------------
 
 
-def _rows(
-    request: Request,
-    problem: Problem,
-    threads: int,
-    copies: int,
-    peaks: machine_peaks.Peaks,
-    say: Say,
-) -> list[Row]:
-    """The bound kernel's row, and the unbound one's where asked for."""
+@dataclass(frozen=True)
+class Measured:
+    """What was found for one problem, by who ran it."""
+
+    problem: Problem
+    threads: int
+    results: Mapping[str, Result]
+
+    def rows(self, cold: bool, highest: Peaks) -> Iterator[Row]:
+        """A row of the bound kernel, and one of the unbound kernel if it was measured."""
+        work = work_of(self.problem.cfg, self.problem.tokens)
+        limit = roof(work, highest, cold)
+        peers = {name: found for name, found in self.results.items() if name in PEERS}
+        for name in (OURS, UNBOUND):
+            if name in self.results:
+                yield Row(
+                    kernel=self.problem.entry.name,
+                    preset=self.problem.cfg.name,
+                    tokens=self.problem.tokens,
+                    threads=self.threads,
+                    bound=name == OURS,
+                    cold=cold,
+                    ours=self.results[name],
+                    peers=peers,
+                    roofline_us=limit.seconds * 1e6,
+                    bound_by=limit.bound_by,
+                    gbs_peak=limit.gbs,
+                    ops=work.int8_ops + work.bf16_ops,
+                    weight_bytes=work.weight_bytes,
+                )
+
+
+def _measure(request: Request, problem: Problem, threads: int, copies: int, say: Say) -> Measured:
+    """Check everybody's outputs, then time those who run here in turns."""
     title = f"{problem.entry.name} {problem.cfg.name} T={problem.tokens} threads={threads}"
     weights = problem.weights(copies)
-    ways: dict[str, list[Run]] = {}
-    judged: dict[str, Result] = {}
-
-    say(f"{title}: compile and check")
-    ways[OURS] = [_bound(problem, w, threads) for w in weights]
+    say(f"{title}: {OURS}")
+    ways = {OURS: [_bound(problem, w, threads) for w in weights]}
     if request.unbound:
         ways[UNBOUND] = [_unbound(problem, w, threads) for w in weights]
-    for name, runs in ways.items():
-        judged[name] = _judge_ours(problem, runs)
-
+    judged = {name: _judge_ours(problem, runs) for name, runs in ways.items()}
     for name in request.peers:
-        say(f"{title}: prepare {name}")
+        say(f"{title}: {name}")
         try:
-            runs = PEERS[name]().build(problem, weights)
-            outputs = runs[0]()
+            ways[name] = PEERS[name]().build(problem, weights)
         except Unavailable as reason:
             judged[name] = Result(skipped=str(reason))
             continue
-        ways[name] = runs
-        say(f"{title}: check {name}")
-        verdict = problem.judge(outputs, PEER_ROWS)
+        verdict = problem.judge(ways[name][0](), PEER_ROWS)
         judged[name] = Result(within=verdict.within, passed=verdict.passed)
-
-    say(f"{title}: time {', '.join(ways)}")
+    say(f"{title}: {request.rounds} rounds")
     timings = in_turns(ways, request.rounds, request.cold)
-    results = {
-        name: Result(timings.get(name), found.within, found.passed, found.skipped)
-        for name, found in judged.items()
-    }
-    peers = {name: results[name] for name in request.peers}
-    work = work_of(problem.cfg, problem.tokens)
-    limit = roof(work, peaks, request.cold)
-    return [
-        _row(request, problem, threads, results[name], peers, work, limit, name == OURS)
-        for name in (OURS, UNBOUND)
-        if name in results
-    ]
-
-
-def _row(
-    request: Request,
-    problem: Problem,
-    threads: int,
-    ours: Result,
-    peers: dict[str, Result],
-    work: Work,
-    limit: Roof,
-    bound: bool,
-) -> Row:
-    return Row(
-        kernel=problem.entry.name,
-        preset=problem.cfg.name,
-        tokens=problem.tokens,
-        threads=threads,
-        bound=bound,
-        cold=request.cold,
-        ours=ours,
-        peers=peers,
-        roofline_us=limit.seconds * 1e6,
-        bound_by=limit.bound_by,
-        gbs_peak=limit.gbs,
-        ops=work.int8_ops + work.bf16_ops,
-        weight_bytes=work.weight_bytes,
-    )
+    results = {name: replace(found, timing=timings.get(name)) for name, found in judged.items()}
+    return Measured(problem, threads, results)
 
 
 def _bound(problem: Problem, weights: Weights, threads: int) -> Run:

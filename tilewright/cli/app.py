@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from tilewright.cli.bench import bench
 from tilewright.cli.cache import cache
 from tilewright.cli.check import check
 from tilewright.cli.doctor import doctor
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(bench)
 app.command()(show)
 app.command()(doctor)
 app.add_typer(cache, name="cache")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tilewright.dtypes import BOOL
@@ -41,13 +41,17 @@ class Builder:
         **attrs: Attr,
     ) -> Op:
         """Append a plain op, its result types inferred. Raises RuleBroken when the operator's rule is."""
-        types = lookup(name).infer(tuple(operands), {k: v for k, v in attrs.items() if v is not None})
+        types = lookup(name).infer(
+            tuple(operands), {k: v for k, v in attrs.items() if v is not None}
+        )
         results = tuple(self.fresh(t, hint) for t in types)
         op = Op(name, tuple(operands), results, make_attrs(attrs), (), span or self.span)
         self._blocks[-1].append(op)
         return op
 
-    def value(self, name: str, /, operands: Sequence[Operand] = (), hint: str = "v", **attrs: Attr) -> Value:
+    def value(
+        self, name: str, /, operands: Sequence[Operand] = (), hint: str = "v", **attrs: Attr
+    ) -> Value:
         """Append an op with one result and give that result."""
         return self.op(name, operands, hint, **attrs).result
 
@@ -63,7 +67,9 @@ class Builder:
         **attrs: Attr,
     ) -> Op:
         """Append an op that owns blocks; its result types are given."""
-        results = tuple(self.fresh(t, hints[i] if i < len(hints) else "v") for i, t in enumerate(types))
+        results = tuple(
+            self.fresh(t, hints[i] if i < len(hints) else "v") for i, t in enumerate(types)
+        )
         op = Op(name, tuple(operands), results, make_attrs(attrs), tuple(blocks), span or self.span)
         self._blocks[-1].append(op)
         return op
@@ -118,7 +124,7 @@ class Builder:
         return self.scalar("s.min", a, b, hint=hint)
 
 
-_EVALUATE = {
+_EVALUATE: dict[str, Callable[..., int]] = {
     "s.add": lambda a, b: a + b,
     "s.sub": lambda a, b: a - b,
     "s.mul": lambda a, b: a * b,
@@ -148,8 +154,9 @@ def fold_scalar(name: str, operands: Sequence[Operand]) -> Operand | None:
     """
     if name not in _EVALUATE:
         return None
-    values = [x.value if isinstance(x, Const) else None for x in operands]
-    if all(isinstance(x, Const) and (x.dtype.is_integer or x.dtype == BOOL) for x in operands):
+    known = [x for x in operands if isinstance(x, Const)]
+    if len(known) == len(operands) and all(x.dtype.is_integer or x.dtype == BOOL for x in known):
+        values = [x.value for x in known]
         if name in ("s.floordiv", "s.mod") and values[1] == 0:
             return None  # left for the verifier and the run to report
         if name in ("s.shl", "s.shr") and not 0 <= values[1] < 64:

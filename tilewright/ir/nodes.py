@@ -103,7 +103,9 @@ class Function:
     span: Span = field(default=NOWHERE, compare=False)
 
 
-def make_attrs(attrs: Mapping[str, Attr] | Iterable[tuple[str, Attr]]) -> tuple[tuple[str, Attr], ...]:
+def make_attrs(
+    attrs: Mapping[str, Attr] | Iterable[tuple[str, Attr]],
+) -> tuple[tuple[str, Attr], ...]:
     """Attributes in their canonical order; a None is the same as absent."""
     return tuple(sorted((key, value) for key, value in dict(attrs).items() if value is not None))
 

@@ -6,7 +6,7 @@ the shape of a tile or the number in a literal. Each function asserts, so a brok
 
 from __future__ import annotations
 
-from tilewright.ir.nodes import Const, Operand, Value
+from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.types import ScalarType, TensorType, TileType
 
 
@@ -41,3 +41,11 @@ def shape_of(x: Operand) -> tuple[int, ...]:
     """The shape of a tile or a tensor."""
     assert isinstance(x.type, TileType | TensorType), f"{x} has no shape"
     return x.type.shape
+
+
+def literal_range(loop: Op) -> range | None:
+    """The values of a loop's variable; None when a bound is not a literal or the step is 0."""
+    if not all(isinstance(x, Const) for x in loop.operands[:3]):
+        return None
+    start, stop, step = map(whole_number, loop.operands[:3])
+    return range(start, stop, step) if step else None

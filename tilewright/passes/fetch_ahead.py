@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.typed import as_value, literal_range
 from tilewright.ir.types import PanelType
 from tilewright.ir.walk import definitions, names_in_use
 from tilewright.machine import Machine
@@ -56,27 +57,32 @@ class _FetchAhead:
         """The row loop with a fetch before its product, and what computes the next window before it."""
         if task is None or rows.name != "for" or rows.attr("kind") != "range":
             return None
-        bounds = [x.value for x in (*rows.operands[:3], *task.operands[:3]) if isinstance(x, Const)]
+        turns, tasks = literal_range(rows), literal_range(task)
         products = [op for op in rows.blocks[0].ops if op.name in PRODUCTS]
-        if len(bounds) != 6 or len(products) != 1 or len(range(*bounds[:3])) < MIN_TILES:
+        if turns is None or not tasks or len(products) != 1 or len(turns) < MIN_TILES:
             return None
         panel = products[0].operands[-2]
-        place = self.defined.get(panel)
+        place = self.defined.get(as_value(panel))
         window = place.op if place is not None and place.block is None else None
         share = self.share(panel.type)
         if window is None or window.name != "panel_window" or share == 0:
             return None
         variable = task.blocks[0].args[0]
-        last = range(*bounds[3:])[-1]
         self.builder.span = rows.span
         with self.builder.block() as ops:
-            following = self.builder.min(self.builder.add(variable, task.operands[2]), index(last), "next")
+            following = self.builder.min(
+                self.builder.add(variable, task.operands[2]), index(tasks[-1]), "next"
+            )
             moved = tuple(self.at(x, variable, following) for x in window.operands[1:])
             if moved == window.operands[1:]:
                 return None
-            ahead = self.builder.value("panel_window", [window.operands[0], *moved], "ahead", **dict(window.attrs))
-        tile, tiles = rows.blocks[0].args[0], index(len(range(*bounds[:3])))
-        fetch = Op("fetch_ahead", (ahead, tile, tiles), (), make_attrs({"share": share}), (), rows.span)
+            ahead = self.builder.value(
+                "panel_window", [window.operands[0], *moved], "ahead", **dict(window.attrs)
+            )
+        tile, tiles = rows.blocks[0].args[0], index(len(turns))
+        fetch = Op(
+            "fetch_ahead", (ahead, tile, tiles), (), make_attrs({"share": share}), (), rows.span
+        )
         body: list[Op] = []
         for op in rows.blocks[0].ops:
             body += [fetch, op] if op is products[0] else [op]
@@ -94,11 +100,14 @@ class _FetchAhead:
         if x == variable:
             return following
         place = self.defined.get(x) if isinstance(x, Value) else None
-        if place is None or place.op is None or place.block is not None or not place.op.name.startswith("s."):
+        if (
+            place is None
+            or place.op is None
+            or place.block is not None
+            or not place.op.name.startswith("s.")
+        ):
             return x
         moved = tuple(self.at(y, variable, following) for y in place.op.operands)
         if moved == place.op.operands:
             return x
         return self.builder.scalar(place.op.name, *moved, hint=x.name)  # type: ignore[union-attr]
-
-

@@ -8,10 +8,16 @@ from dataclasses import replace
 from tilewright.ir.affine import affine
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.typed import as_value, shape_of
 from tilewright.ir.walk import definitions, names_in_use, ops_in, root_tensor, substitute
 from tilewright.machine import Machine
 
-BETWEEN = ("window", "reshape_view", "transpose_view", "create")  # may stand before a region as well
+BETWEEN = (
+    "window",
+    "reshape_view",
+    "transpose_view",
+    "create",
+)  # may stand before a region as well
 
 
 def forward_stores(fn: Function, machine: Machine) -> Function:
@@ -35,8 +41,12 @@ class _Forwarder:
         return replace(self.fn, body=self.block(self.fn.body))
 
     def block(self, source: Block) -> Block:
-        ops = join_regions([replace(op, blocks=tuple(map(self.block, op.blocks))) for op in source.ops])
-        lines = [replace(op, blocks=(self.line(op.blocks[0]),)) if op.name == "at" else op for op in ops]
+        ops = join_regions(
+            [replace(op, blocks=tuple(map(self.block, op.blocks))) for op in source.ops]
+        )
+        lines = [
+            replace(op, blocks=(self.line(op.blocks[0]),)) if op.name == "at" else op for op in ops
+        ]
         return Block(source.args, tuple(lines))
 
     def line(self, block: Block) -> Block:
@@ -54,7 +64,11 @@ class _Forwarder:
                     out += made
                     continue
             written = self.roots_written(op)
-            stored = [s for s in stored if root_tensor(s.operands[1], self.defined) not in written]  # type: ignore[arg-type]
+            stored = [
+                s
+                for s in stored
+                if root_tensor(as_value(s.operands[1]), self.defined) not in written
+            ]
             if op.name == "store" and not op.attr("atomic") and is_whole(op):
                 stored.append(op)
             out.append(op)
@@ -72,7 +86,8 @@ class _Forwarder:
                 self.builder.span = load.span
                 with self.builder.block() as ops:
                     source = [store.operands[0], index(0), index(column)]
-                    value = self.builder.value("extract", source, load.result.name, shape=load.result.type.shape)  # type: ignore[union-attr]
+                    shape = shape_of(load.result)
+                    value = self.builder.value("extract", source, load.result.name, shape=shape)
                 return ops, value
         return None
 
@@ -81,8 +96,12 @@ class _Forwarder:
         rank = len(load.attr("shape"))
         here, there = load.operands[1 : 1 + rank], store.operands[2 : 2 + rank]
         shapes = load.attr("shape"), store.attr("shape")
-        same = store.operands[1] == load.operands[0] and here[:-1] == there[:-1] and shapes[0][:-1] == shapes[1][:-1]
-        if not same or load.attr("drop") != store.attr("drop") or len(load.result.type.shape) != 2:  # type: ignore[union-attr]
+        same = (
+            store.operands[1] == load.operands[0]
+            and here[:-1] == there[:-1]
+            and shapes[0][:-1] == shapes[1][:-1]
+        )
+        if not same or load.attr("drop") != store.attr("drop") or len(shape_of(load.result)) != 2:
             return None
         if rank - 1 in (load.attr("drop") or ()):
             return None
@@ -96,7 +115,7 @@ class _Forwarder:
         for inner in ops_in(op):
             if inner.name in ("store", "write"):
                 target = inner.operands[1] if inner.name == "store" else inner.operands[0]
-                roots.add(root_tensor(target, self.defined))  # type: ignore[arg-type]
+                roots.add(root_tensor(as_value(target), self.defined))
         return roots
 
 

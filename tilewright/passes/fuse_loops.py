@@ -9,11 +9,23 @@ from tilewright.ir.affine import Affine, affine
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index
 from tilewright.ir.types import TensorType
-from tilewright.ir.walk import definitions, free_values, names_in_use, ops_in, root_tensor, substitute
+from tilewright.ir.walk import (
+    definitions,
+    free_values,
+    names_in_use,
+    ops_in,
+    root_tensor,
+    substitute,
+)
 from tilewright.machine import Machine
 
 SHARED_LOOPS = ("parallel", "spmd")
-MOVABLE = ("window", "reshape_view", "transpose_view", "create")  # may stand before the first loop as well
+MOVABLE = (
+    "window",
+    "reshape_view",
+    "transpose_view",
+    "create",
+)  # may stand before the first loop as well
 
 
 def fuse_loops(fn: Function, machine: Machine) -> Function:
@@ -51,7 +63,11 @@ class _LoopFuser:
     def block(self, block: Block) -> Block:
         out: list[Op] = []
         for source in block.ops:
-            op = replace(source, blocks=tuple(map(self.block, source.blocks))) if source.blocks else source
+            op = (
+                replace(source, blocks=tuple(map(self.block, source.blocks)))
+                if source.blocks
+                else source
+            )
             first = self.neighbour(out, op)
             if first is None:
                 out.append(op)
@@ -69,7 +85,9 @@ class _LoopFuser:
         for position in range(len(out) - 1, -1, -1):
             op = out[position]
             if self.is_candidate(op):
-                independent = not any(x in op.results for other in out[position + 1 :] for x in free_values(other))
+                independent = not any(
+                    x in op.results for other in out[position + 1 :] for x in free_values(other)
+                )
                 return position if independent and self.fits(op, second) else None
             if not (op.name.startswith("s.") or op.name in MOVABLE):
                 return None
@@ -93,7 +111,11 @@ class _LoopFuser:
             ops = [op for side in touched for op in side[root]]
             if not any(op.name in ("store", "write") for op in ops):
                 continue
-            accesses = [self.access(op, loop) for loop, side in zip((first, second), touched, strict=True) for op in side[root]]
+            accesses = [
+                self.access(op, loop)
+                for loop, side in zip((first, second), touched, strict=True)
+                for op in side[root]
+            ]
             if not self.stay_apart(accesses):
                 return False
         return True
@@ -167,8 +189,12 @@ class _LoopFuser:
         factor = other_range.step // base_range.step
         self.builder.span = other.span
         with self.builder.block() as ops:
-            turn = self.builder.mul(self.builder.sub(variable, index(base_range.start)), index(factor))
-            moved: Operand = self.builder.add(turn, index(other_range.start), hint=other.blocks[0].args[0].name)
+            turn = self.builder.mul(
+                self.builder.sub(variable, index(base_range.start)), index(factor)
+            )
+            moved: Operand = self.builder.add(
+                turn, index(other_range.start), hint=other.blocks[0].args[0].name
+            )
         rewritten = {id(other): substitute(other.blocks[0], {other.blocks[0].args[0]: moved})}
         rewritten[id(base)] = base.blocks[0]
         body = (*ops, *rewritten[id(first)].ops[:-1], *rewritten[id(second)].ops)

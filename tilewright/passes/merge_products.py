@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tilewright.ir.affine import affine
-from tilewright.ir.build import Builder
+from tilewright.ir.build import Builder, fold_scalar
 from tilewright.ir.nodes import Const, Function, Op, Operand, Value, index
+from tilewright.ir.typed import literal_range, shape_of
 from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses
 from tilewright.machine import Machine
 
@@ -39,9 +40,9 @@ class _Merger:
     def rewrite(self, loop: Op) -> Replace | None:
         if loop.name != "for" or loop.attr("kind") not in ("range", "pipeline", "unroll"):
             return None
-        bounds = [x.value for x in loop.operands[:3] if isinstance(x, Const)]
+        turns = literal_range(loop)
         body = loop.blocks[0]
-        if len(bounds) != 3 or len(range(*bounds)) == 0 or not loop.results:
+        if not turns or not loop.results:
             return None
         products = [op for op in body.ops if op.name == "matmul_acc"]
         loads = [op for op in body.ops if op.name == "load"]
@@ -61,16 +62,18 @@ class _Merger:
             if len(self.readers.get(product.result, ())) != 1:
                 return None
             builder.span = product.span
-            sides = [self.widened(builder, x, loop, side, product) for x, side in zip(product.operands[1:3], "ab", strict=True)]
-            if None in sides:
+            a = self.widened(builder, product.operands[1], loop, "a", product)
+            b = self.widened(builder, product.operands[2], loop, "b", product)
+            if a is None or b is None:
                 return None
-            depth = self.depth(product) * len(range(*bounds))
-            m, _, n = product.operands[3:]
-            operands = [*sides, m, index(depth), n]
+            m, n = (
+                self.at_start(builder, x, loop) for x in (product.operands[3], product.operands[5])
+            )
+            operands: list[Operand] = [a, b, m, index(self.depth(product) * len(turns)), n]
             name = "matmul"
             if not self.is_zero(first):
                 name, operands = "matmul_acc", [first, *operands]
-            values[result] = builder.value(name, operands, result.name, **dict(product.attrs))  # type: ignore[arg-type]
+            values[result] = builder.value(name, operands, result.name, **dict(product.attrs))
         self.taken += [op.result.name for op in builder.ops]
         return Replace(builder.ops, values)
 
@@ -83,37 +86,43 @@ class _Merger:
     @staticmethod
     def depth(product: Op) -> int:
         """K of one slice."""
-        a = product.operands[1].type.shape  # type: ignore[union-attr]
-        return int(a[-2] if product.attr("a_trans") else a[-1])
+        a = shape_of(product.operands[1])
+        return a[-2] if product.attr("a_trans") else a[-1]
 
-    def widened(self, builder: Builder, x: Operand, loop: Op, side: str, product: Op) -> Value | None:
+    def widened(
+        self, builder: Builder, x: Operand, loop: Op, side: str, product: Op
+    ) -> Value | None:
         """The load of all the slices that `x` is one of; None when they are not neighbours."""
         place = self.defined.get(x) if isinstance(x, Value) else None
         load = place.op if place is not None and place.block is None else None
-        if load is None or load.name != "load" or load not in loop.blocks[0].ops or load.attr("drop"):
+        if (
+            load is None
+            or load.name != "load"
+            or load not in loop.blocks[0].ops
+            or load.attr("drop")
+        ):
             return None
         if len(load.attr("shape")) != 2 or product.operands[4] != index(self.depth(product)):
             return None
         along_rows = bool(product.attr("a_trans")) if side == "a" else not product.attr("b_trans")
         axis = 0 if along_rows else 1
         variable = loop.blocks[0].args[0]
-        bounds = [int(b.value) for b in loop.operands[:3] if isinstance(b, Const)]
-        trips = len(range(*bounds))
+        turns = literal_range(loop)
+        assert turns, "rewrite has looked"
         shape = list(load.attr("shape"))
         offsets, valid = load.operands[1:3], load.operands[3:]
-        moves = [affine(offset, self.defined).factor(variable) * bounds[2] for offset in offsets]
+        moves = [affine(x, self.defined).factor(variable) * turns.step for x in offsets]
         if moves[axis] != shape[axis] or moves[1 - axis] != 0 or shape[axis] % K_UNIT:
             return None
-        if valid[axis] != index(shape[axis]) or any(self.inside(y, loop) for y in (offsets[1 - axis], valid[1 - axis])):
+        still_valid = affine(valid[1 - axis], self.defined).factor(variable) == 0
+        if valid[axis] != index(shape[axis]) or not still_valid:
             return None
-        start = self.at_start(builder, offsets[axis], loop)
-        shape[axis] *= trips
-        starts = [offsets[1 - axis]] * 2
-        starts[axis] = start
-        counts = [valid[1 - axis]] * 2
+        shape[axis] *= len(turns)
+        starts = [self.at_start(builder, x, loop) for x in offsets]
+        counts = [self.at_start(builder, x, loop) for x in valid]
         counts[axis] = index(shape[axis])
-        wide = [load.operands[0], *starts, *counts]
         builder.span = load.span
+        wide = [load.operands[0], *starts, *counts]
         return builder.value("load", wide, load.result.name, shape=tuple(shape))
 
     def inside(self, x: Operand, loop: Op) -> bool:
@@ -125,10 +134,13 @@ class _Merger:
 
     def at_start(self, builder: Builder, x: Operand, loop: Op) -> Operand:
         """`x` in the loop's first turn, computed before the loop."""
+        if not isinstance(x, Value) or not self.inside(x, loop):
+            return x
         if x == loop.blocks[0].args[0]:
             return loop.operands[0]
-        if not self.inside(x, loop):
-            return x
-        op = self.defined[x].op  # type: ignore[index]
-        operands = tuple(self.at_start(builder, y, loop) for y in op.operands)  # type: ignore[union-attr]
-        return builder.scalar(op.name, *operands, hint=x.name)  # type: ignore[union-attr]
+        op = self.defined[x].op
+        assert op is not None
+        assert op.name.startswith("s."), "offsets in these loops are made of scalars"
+        operands = tuple(self.at_start(builder, y, loop) for y in op.operands)
+        folded = fold_scalar(op.name, operands)
+        return folded or builder.value(op.name, operands, x.name, **dict(op.attrs))

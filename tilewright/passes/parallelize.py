@@ -14,7 +14,7 @@ from tilewright.machine import Machine
 SHARED_LOOPS = ("parallel", "spmd")
 # What every thread may do for itself where others need it: it gives the same on all of them. (A load that
 # must copy is one thread's work again in code generation; mostly it is only an address.)
-REPLICABLE = ("window", "reshape_view", "transpose_view", "create", "load")
+REPLICABLE = ("window", "reshape_view", "transpose_view", "panel_window", "create", "load")
 CHECKS = ("check_window", "check_that")
 JOINT = ("pack",)  # all threads do a part of it, and wait for each other
 

@@ -71,7 +71,8 @@ def _reads_what_it_stored(loop: Op, tensor: Value) -> bool:
     touches = [op for op in ops_in(loop) if tensor in op.operands]
     first = touches[0]
     return all(
-        op.name == "store" or (op.name == "load" and op.operands[1:] == first.operands[2:]) for op in touches
+        op.name == "store" or (op.name == "load" and op.operands[1:] == first.operands[2:])
+        for op in touches
     )
 
 

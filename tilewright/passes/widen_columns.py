@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tilewright.ir.affine import affine
-from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index, make_attrs
+from tilewright.ir.affine import Affine, affine
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.ops.elementwise import BINARY, UNARY
-from tilewright.ir.types import TensorType, TileType
-from tilewright.ir.walk import definitions, names_in_use, ops_in
+from tilewright.ir.typed import (
+    as_value,
+    literal_range,
+    shape_of,
+    tensor_type_of,
+    tile_type_of,
+    whole_number,
+)
+from tilewright.ir.types import TileType
+from tilewright.ir.walk import definitions, ops_in, root_tensor
 from tilewright.machine import Machine
 
 PER_COLUMN = frozenset((*BINARY, *UNARY, "cast", "cmp", "sel", "full", "splat", "broadcast"))
@@ -41,7 +48,6 @@ class _Widener:
     def __init__(self, fn: Function, machine: Machine) -> None:
         self.machine = machine
         self.defined: Mapping = definitions(fn)
-        self.builder = Builder(names_in_use(fn))
 
     def block(self, block: Block) -> Block:
         return Block(block.args, tuple(map(self.op, block.ops)))
@@ -50,20 +56,18 @@ class _Widener:
         if not op.blocks:
             return op
         op = replace(op, blocks=tuple(map(self.block, op.blocks)))
-        if op.name != "for" or op.results or not all(isinstance(x, Const) for x in op.operands[:3]):
+        turns = literal_range(op) if op.name == "for" and not op.results else None
+        if turns is None or turns.step < 0 or (turns.stop - turns.start) % turns.step:
             return op
-        start, stop, step = (int(x.value) for x in op.operands[:3])  # type: ignore[union-attr]
-        if step <= 0 or (stop - start) % step:
-            return op
-        widths = self.moving_width(op, step)
+        widths = self.moving_width(op, turns.step)
         if widths is None:
             return op
         width, depth_bytes = widths
-        times = self.times(op, len(range(start, stop, step)), width, depth_bytes)
+        times = self.times(op, len(turns), width, depth_bytes)
         if times == 1:
             return op
         body = self.widened(op.blocks[0], times)
-        return replace(op, operands=(*op.operands[:2], index(step * times)), blocks=(body,))
+        return replace(op, operands=(*op.operands[:2], index(turns.step * times)), blocks=(body,))
 
     def times(self, loop: Op, trips: int, width: int, depth_bytes: int) -> int:
         """How many turns become one: the most that divides the trip count and respects the limits."""
@@ -98,8 +102,8 @@ class _Widener:
                 return None
             width = width or found
             if op.name == "matmul" or op.name == "matmul_acc":
-                b = op.operands[-4].type
-                depth = max(depth, (b.shape[1] if op.attr("b_trans") else b.shape[0]) * b.dtype.nbytes)  # type: ignore[union-attr]
+                b = tile_type_of(op.operands[-4])
+                depth = max(depth, b.shape[0] * b.dtype.nbytes)
         return (width, depth) if width and self.keeps_apart(loop, variable) else None
 
     def columns(self, op: Op, variable: Value, step: int) -> int | None:
@@ -108,44 +112,43 @@ class _Widener:
             return self.window(op, variable, step)
         operands = [x for x in op.operands if x in self.wide]
         if op.name in ("matmul", "matmul_acc"):
-            *_, b, m, k, n = op.operands
+            b, n = op.operands[-4], op.operands[-1]
             acc_fits = op.name == "matmul" or op.operands[0] in self.wide
             a = op.operands[-5]
             if not operands:
                 return 0 if op.name == "matmul" else None
             if a in self.wide or b not in self.wide or op.attr("b_trans") or not acc_fits:
                 return None
-            if n != index(op.result.type.shape[1]):  # type: ignore[union-attr]
+            if n != index(shape_of(op.result)[1]):
                 return None
             self.wide.add(op.result)
-            return int(op.result.type.shape[1])  # type: ignore[union-attr]
+            return shape_of(op.result)[1]
         if op.name not in PER_COLUMN:
             return 0 if not operands and lookup(op.name).effect == "pure" else None
         if op.name == "full":
             return self.constant(op)
         if not operands:
             return 0
-        width = operands[0].type.shape[-1]  # type: ignore[union-attr]
+        width = shape_of(operands[0])[-1]
         tiles = [x for x in op.operands if isinstance(x.type, TileType)]
-        if any(x not in self.wide and x.type.shape[-1] != 1 for x in tiles):  # type: ignore[union-attr]
+        if any(x not in self.wide and shape_of(x)[-1] != 1 for x in tiles):
             return None
-        if op.result.type.shape[-1] != width or len(op.result.type.shape) != 2:  # type: ignore[union-attr]
+        if shape_of(op.result)[-1] != width or len(shape_of(op.result)) != 2:
             return None
         self.wide.add(op.result)
         return int(width)
 
     def constant(self, op: Op) -> int | None:
         """A `full` as wide as the moving windows belongs to them."""
-        width = op.result.type.shape[-1]  # type: ignore[union-attr]
-        if width == 1 or width not in self.constants or len(op.result.type.shape) != 2:  # type: ignore[union-attr]
+        width = shape_of(op.result)[-1]
+        if width == 1 or width not in self.constants or len(shape_of(op.result)) != 2:
             return 0
         self.wide.add(op.result)
         return int(width)
 
     def window(self, op: Op, variable: Value, step: int) -> int | None:
         first = 1 if op.name == "load" else 2
-        tensor = op.operands[first - 1].type
-        assert isinstance(tensor, TensorType)
+        tensor = tensor_type_of(op.operands[first - 1])
         rank = len(tensor.shape)
         offsets, valid = op.operands[first : first + rank], op.operands[first + rank :]
         shape, drop = op.attr("shape"), op.attr("drop") or ()
@@ -156,7 +159,13 @@ class _Widener:
             return None  # every turn writes the same window
         width = shape[-1]
         kept = rank - len(drop)
-        if any(moves[:-1]) or moves[-1] != width or rank - 1 in drop or kept != 2 or valid[-1] != index(width):
+        if (
+            any(moves[:-1])
+            or moves[-1] != width
+            or rank - 1 in drop
+            or kept != 2
+            or valid[-1] != index(width)
+        ):
             return None
         if op.name == "load":
             self.wide.add(op.result)
@@ -165,17 +174,27 @@ class _Widener:
         return int(width)
 
     def keeps_apart(self, loop: Op, variable: Value) -> bool:
-        """True when no turn reads a tensor that the loop writes, unless at its own columns."""
-        written = {self.root(op.operands[1]) for op in ops_in(loop) if op.name == "store"}
+        """True when every access to a tensor that the loop writes is at one and the same columns.
+
+        A turn then sees and overwrites its own columns only, so the order of turns does not matter.
+        """
+        columns: dict[Value, set[Affine | None]] = {}
+        written: set[Value] = set()
         for op in ops_in(loop):
-            if op.name == "load" and self.root(op.operands[0]) in written and op.result not in self.wide:
-                return False
-        return True
+            if op.name not in ("load", "store"):
+                continue
+            first = 1 if op.name == "load" else 2
+            tensor = op.operands[first - 1]
+            last = op.operands[first + len(shape_of(tensor)) - 1]
+            moves = op.name == "store" or op.result in self.wide
+            start = affine(last, self.defined).without(variable) if moves else None
+            columns.setdefault(self.root(tensor), set()).add(start)
+            if op.name == "store":
+                written.add(self.root(tensor))
+        return all(len(columns[root]) == 1 for root in written)
 
     def root(self, x: Operand) -> Value:
-        from tilewright.ir.walk import root_tensor
-
-        return root_tensor(x, self.defined)  # type: ignore[arg-type]
+        return root_tensor(as_value(x), self.defined)
 
     # Rebuilding
 
@@ -183,21 +202,22 @@ class _Widener:
         names: dict[Value, Value] = {}
 
         def wide(value: Value) -> Value:
-            shape = value.type.shape  # type: ignore[union-attr]
-            return Value(value.name, TileType((*shape[:-1], shape[-1] * times), value.type.dtype))  # type: ignore[union-attr]
+            own = tile_type_of(value)
+            shape = (*own.shape[:-1], own.shape[-1] * times)
+            return Value(value.name, TileType(shape, own.dtype))
 
         def rebuild(inner: Block) -> Block:
             ops = []
             for op in inner.ops:
                 attrs = dict(op.attrs)
                 operands = [names.get(x, x) if isinstance(x, Value) else x for x in op.operands]
-                moves = op.name in ("load", "store") and (op.operands[0] in self.wide or bool(set(op.results) & self.wide))
+                moves = op.name in ("load", "store") and (
+                    op.operands[0] in self.wide or bool(set(op.results) & self.wide)
+                )
                 if moves or (set(op.results) & self.wide and "shape" in attrs):
                     attrs["shape"] = (*attrs["shape"][:-1], attrs["shape"][-1] * times)
                 if moves or (op.name in ("matmul", "matmul_acc") and op.result in self.wide):
-                    last = operands[-1]
-                    assert isinstance(last, Const)
-                    operands[-1] = index(int(last.value) * times)
+                    operands[-1] = index(whole_number(operands[-1]) * times)
                 results = []
                 for result in op.results:
                     if result in self.wide:
@@ -205,7 +225,9 @@ class _Widener:
                         result = names[result]
                     results.append(result)
                 blocks = tuple(map(rebuild, op.blocks))
-                ops.append(Op(op.name, tuple(operands), tuple(results), make_attrs(attrs), blocks, op.span))
+                ops.append(
+                    Op(op.name, tuple(operands), tuple(results), make_attrs(attrs), blocks, op.span)
+                )
             return Block(inner.args, tuple(ops))
 
         return rebuild(block)

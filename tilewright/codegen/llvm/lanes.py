@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm.types import BFLOAT, F16, F32, I1, I8, I16, I32, const, intrinsic, memory_type, splat
+from tilewright.codegen.llvm.types import (
+    BFLOAT,
+    F16,
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    const,
+    intrinsic,
+    memory_type,
+    splat,
+)
 from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT32, UINT8, DType
 from tilewright.machine import Machine
 
@@ -72,12 +84,20 @@ class Lanes:
         return x
 
     def _to_bf16(self, x: ir.Value, mode: str) -> ir.Value:
-        if mode in ("rint", "none", "odd") and isinstance(x.type, ir.VectorType) and self.has_bf16_convert(x):
+        if (
+            mode in ("rint", "none", "odd")
+            and isinstance(x.type, ir.VectorType)
+            and self.has_bf16_convert(x)
+        ):
             return self._to_bf16_by_instruction(x)
         return self._to_bf16_by_bits(x, mode)
 
     def has_bf16_convert(self, x: ir.Value) -> bool:
-        return self.machine.vector_bits == 512 and self.machine.has("avx512bf16") and x.type.count == 16
+        return (
+            self.machine.vector_bits == 512
+            and self.machine.has("avx512bf16")
+            and x.type.count == 16
+        )
 
     def _to_bf16_by_instruction(self, x: ir.Value) -> ir.Value:
         """`vcvtneps2bf16` rounds to nearest even and keeps NaN, but takes subnormals for zero: a vector with
@@ -86,7 +106,9 @@ class Lanes:
         wide, bits = x.type, ir.VectorType(I1, 16)
         classify = intrinsic(b.module, "llvm.x86.avx512.fpclass.ps.512", bits, [wide, I32])
         subnormal = b.call(classify, [x, const(I32, 0x20)])
-        convert = intrinsic(b.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFLOAT, 16), [wide])
+        convert = intrinsic(
+            b.module, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFLOAT, 16), [wide]
+        )
         quick = b.bitcast(b.call(convert, [x]), ir.VectorType(I16, 16))
         usual = b.block
         with b.if_then(b.icmp_signed("!=", b.bitcast(subnormal, I16), const(I16, 0)), likely=False):
@@ -117,11 +139,19 @@ class Lanes:
         rounded = b.lshr(b.add(bits, bias), self.same(bits, 16))
         quiet = b.or_(b.lshr(bits, self.same(bits, 16)), self.same(bits, 0x40))
         is_nan = b.fcmp_unordered("uno", x, x)
-        infinite = b.icmp_unsigned("==", b.and_(bits, self.same(bits, 0x7FFFFFFF)), self.same(bits, 0x7F800000))
-        rounded = b.select(infinite, b.lshr(bits, self.same(bits, 16)), rounded) if mode != "rint" else rounded
+        infinite = b.icmp_unsigned(
+            "==", b.and_(bits, self.same(bits, 0x7FFFFFFF)), self.same(bits, 0x7F800000)
+        )
+        rounded = (
+            b.select(infinite, b.lshr(bits, self.same(bits, 16)), rounded)
+            if mode != "rint"
+            else rounded
+        )
         return b.trunc(b.select(is_nan, quiet, rounded), self.like(I16, x))
 
-    def _to_narrower(self, x: ir.Value, narrow: ir.Type, bits_type: ir.IntType, mode: str) -> ir.Value:
+    def _to_narrower(
+        self, x: ir.Value, narrow: ir.Type, bits_type: ir.IntType, mode: str
+    ) -> ir.Value:
         """A float in a narrower format: round to nearest even, then step by one unit where the mode differs."""
         b = self.b
         nearest = b.fptrunc(x, self.like(narrow, x))
@@ -176,7 +206,8 @@ class Lanes:
                 case "div":
                     out = b.fdiv(x, y)
                 case _:
-                    out = self.call(name, x.type, x, y)  # llvm.maximum, llvm.minimum: NaN in, NaN out
+                    # llvm.maximum, llvm.minimum: NaN in, NaN out
+                    out = self.call(name, x.type, x, y)
             return self.narrow(dtype, out)
         match name:
             case "add":
@@ -212,7 +243,11 @@ class Lanes:
                 case "neg":
                     return b.sub(zero, x)
                 case "abs":
-                    return b.select(b.icmp_signed("<", x, zero), b.sub(zero, x), x) if dtype.is_signed else x
+                    return (
+                        b.select(b.icmp_signed("<", x, zero), b.sub(zero, x), x)
+                        if dtype.is_signed
+                        else x
+                    )
                 case "relu":
                     return self.call("smax", x.type, x, zero) if dtype.is_signed else x
             raise KeyError(name)
@@ -270,7 +305,9 @@ class Lanes:
         return self._int_to_int(source, to, x)
 
     def _float_to_int(self, x: ir.Value, to: DType, mode: str) -> ir.Value:
-        rounding = {"rint": "roundeven", "round": "round", "floor": "floor", "ceil": "ceil"}.get(mode)
+        rounding = {"rint": "roundeven", "round": "round", "floor": "floor", "ceil": "ceil"}.get(
+            mode
+        )
         if rounding is not None:
             x = self.call(rounding, x.type, x)
         # llvm.fptosi.sat is taken apart lane by lane on x86; two compares are not
@@ -294,10 +331,13 @@ class Lanes:
         if source == INT32 and to == FP16:
             mode = "rint"  # language.md 5.8: whatever the author says
         nearest = mode in ("rint", "none")
-        if source.bits <= 16 or to == FP16 or (to == FP32 and nearest):  # beyond 2^24 FP16 is infinite anyway
+        # beyond 2^24 FP16 is infinite anyway
+        if source.bits <= 16 or to == FP16 or (to == FP32 and nearest):
             return self.narrow(to, convert(x, self.like(F32, x)), mode)
         once = "odd" if to == BF16 else mode
-        return self.narrow(to, self._to_narrower(self._int_to_double(source, x), F32, I32, once), mode)
+        return self.narrow(
+            to, self._to_narrower(self._int_to_double(source, x), F32, I32, once), mode
+        )
 
     def _int_to_double(self, source: DType, x: ir.Value) -> ir.Value:
         """Exact up to 53 bits; longer ones rounded to odd: the last bit says that others were lost."""
@@ -308,7 +348,9 @@ class Lanes:
             return convert(x, wide)
         lost = b.icmp_signed("!=", b.and_(x, self.same(x, 0x7FF)), self.same(x, 0))
         upper = (b.ashr if source.is_signed else b.lshr)(x, self.same(x, 11))
-        long = b.fmul(convert(b.or_(upper, b.zext(lost, x.type)), wide), Lanes.constant(wide, 2048.0))
+        long = b.fmul(
+            convert(b.or_(upper, b.zext(lost, x.type)), wide), Lanes.constant(wide, 2048.0)
+        )
         middle = b.add(x, self.same(x, 1 << 52)) if source.is_signed else x
         short = b.icmp_unsigned("<", middle, self.same(x, 1 << 53))
         return b.select(short, convert(x, wide), long)

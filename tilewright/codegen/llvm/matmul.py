@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
@@ -11,8 +10,19 @@ from llvmlite import ir
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
 from tilewright.codegen.llvm.places import LINE, Extent, Panel, Place, value_of
 from tilewright.codegen.llvm.rows import RowEmitter
-from tilewright.codegen.llvm.types import I32, I64, PTR, VOID, const, counted, intrinsic, offset, zero
+from tilewright.codegen.llvm.types import (
+    I32,
+    I64,
+    PTR,
+    VOID,
+    const,
+    counted,
+    intrinsic,
+    offset,
+    zero,
+)
 from tilewright.ir.nodes import Op, Operand
+from tilewright.ir.typed import tile_type_of
 from tilewright.ir.types import PanelType, TileType
 
 if TYPE_CHECKING:
@@ -21,29 +31,31 @@ if TYPE_CHECKING:
 
 def emit_pack(owner: FunctionEmitter, op: Op) -> None:
     """All column blocks of one panel; outside parallel loops every thread packs its share of them."""
-    type = op.result.type
-    assert isinstance(type, PanelType)
+    panel = op.result.type
+    assert isinstance(panel, PanelType)
     b = owner.b
-    kernel = choose(type.dtype, owner.machine)
+    kernel = choose(panel.dtype, owner.machine)
     source = owner.place(op.operands[0])
-    address = owner.reserve(kernel.panel_bytes(type.k, type.n))
-    owner.env[op.result] = Panel(address, type.k, type.n, type.dtype, kernel.block_bytes(type.k))
+    address = owner.reserve(kernel.panel_bytes(panel.k, panel.n))
+    owner.env[op.result] = Panel(
+        address, panel.k, panel.n, panel.dtype, kernel.block_bytes(panel.k)
+    )
     k, n = (value_of(owner.extent(x)) for x in op.operands[1:])
-    first, last = const(I64, 0), const(I64, kernel.blocks(type.n))
+    first, last = const(I64, 0), const(I64, kernel.blocks(panel.n))
     if not owner.alone:
         last = b.sdiv(b.mul(b.add(owner.tid, const(I64, 1)), last), owner.nthreads)
-        first = b.sdiv(b.mul(owner.tid, const(I64, kernel.blocks(type.n))), owner.nthreads)
+        first = b.sdiv(b.mul(owner.tid, const(I64, kernel.blocks(panel.n))), owner.nthreads)
     pack = kernel.pack(owner.module, trans=bool(op.attr("trans")))
-    sizes = [const(I64, kernel.k_groups(type.k)), const(I64, type.n), first, last]
+    sizes = [const(I64, kernel.k_groups(panel.k)), const(I64, panel.n), first, last]
     b.call(pack, [source.address, const(I64, source.strides[0]), address, k, n, *sizes])
     if not owner.alone:
         owner.barrier()
 
 
-def whole_panel(owner: FunctionEmitter, address: ir.Value, type: PanelType) -> Panel:
+def whole_panel(owner: FunctionEmitter, address: ir.Value, kind: PanelType) -> Panel:
     """A panel that was packed before the launch."""
-    kernel = choose(type.dtype, owner.machine)
-    return Panel(address, type.k, type.n, type.dtype, kernel.block_bytes(type.k))
+    kernel = choose(kind.dtype, owner.machine)
+    return Panel(address, kind.k, kind.n, kind.dtype, kernel.block_bytes(kind.k))
 
 
 def emit_panel_window(owner: FunctionEmitter, op: Op) -> None:
@@ -53,7 +65,9 @@ def emit_panel_window(owner: FunctionEmitter, op: Op) -> None:
     kernel = choose(whole.dtype, owner.machine)
     width = LANES * kernel.nr
     at = b.mul(b.sdiv(n0, const(I64, width)), const(I64, whole.stride))
-    at = b.add(at, b.mul(b.sdiv(k0, const(I64, kernel.k_group)), const(I64, kernel.group_bytes * width)))
+    at = b.add(
+        at, b.mul(b.sdiv(k0, const(I64, kernel.k_group)), const(I64, kernel.group_bytes * width))
+    )
     k, n = op.attr("k"), op.attr("n")
     owner.env[op.result] = Panel(offset(b, whole.address, at), k, n, whole.dtype, whole.stride)
 
@@ -85,8 +99,10 @@ def emit_product(owner: FunctionEmitter, op: Op) -> None:
     if carried:
         c = owner.owned_tile(op.operands[0])
     else:
-        c = owner.new_tile(op.result.type)  # type: ignore[arg-type]
-    sizes = op.attr("sizes") or ((rows,) if isinstance(rows, int) else tuple(range(1, c.shape[0] + 1)))
+        c = owner.new_tile(tile_type_of(op.result))
+    sizes = op.attr("sizes") or (
+        (rows,) if isinstance(rows, int) else tuple(range(1, c.shape[0] + 1))
+    )
     product = Product(owner, kernel, readable(owner, a, kernel), owner.panel(panel), c, carried)
     product.emit(rows, sizes)
     owner.fetch = None
@@ -103,7 +119,10 @@ def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
         return place
     whole = TileType((rows, -(-k // kernel.k_group) * kernel.k_group), place.dtype)
     target = owner.new_tile(whole)
-    RowEmitter(owner).copy(target, replace(place, shape=whole.shape, valid=(place.valid[0], place.valid[1]), padded=False))
+    RowEmitter(owner).copy(
+        target,
+        replace(place, shape=whole.shape, valid=(place.valid[0], place.valid[1]), padded=False),
+    )
     return target
 
 
@@ -111,7 +130,13 @@ class Product:
     """One product into `c`, a tile of the arena, whose rows hold whole panel blocks."""
 
     def __init__(
-        self, owner: FunctionEmitter, kernel: Kernel, a: Place, panel: Panel, c: Place, carried: bool
+        self,
+        owner: FunctionEmitter,
+        kernel: Kernel,
+        a: Place,
+        panel: Panel,
+        c: Place,
+        carried: bool,
     ) -> None:
         self.owner, self.b, self.kernel = owner, owner.b, kernel
         self.a, self.panel, self.c, self.carried = a, panel, c, carried
@@ -144,7 +169,9 @@ class Product:
         b = self.b
         if self.kernel.needs_init:
             rowsum = self.kernel.rowsum(self.owner.module)
-            b.call(rowsum, [a, const(I64, self.a.strides[0]), value_of(rows), self.groups, self.init])
+            b.call(
+                rowsum, [a, const(I64, self.a.strides[0]), value_of(rows), self.groups, self.init]
+            )
         if isinstance(rows, int):
             self.columns(a, c, rows)
             return
@@ -169,12 +196,21 @@ class Product:
         stride, width = self.panel.stride, LANES * kernel.nr * 4
         if full:
             with counted(b, 0, full, name="block") as loop:
-                self.call(a, c, m, kernel.nr, b.mul(loop.i, const(I64, stride)), b.mul(loop.i, const(I64, width)))
+                self.call(
+                    a,
+                    c,
+                    m,
+                    kernel.nr,
+                    b.mul(loop.i, const(I64, stride)),
+                    b.mul(loop.i, const(I64, width)),
+                )
         if full < blocks:
             nr = kernel.block_nr(n, full)
             self.call(a, c, m, nr, const(I64, full * stride), const(I64, full * width))
 
-    def call(self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value) -> None:
+    def call(
+        self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value
+    ) -> None:
         b = self.b
         if self.owner.fetch is not None and self.owner.fetch.panel.stride == self.panel.stride:
             self.bring_closer(self.owner.fetch, panel_at)
@@ -182,7 +218,6 @@ class Product:
         pitch, c_pitch = const(I64, self.a.strides[0]), const(I64, self.c.strides[0])
         panel = offset(b, self.panel.address, panel_at)
         b.call(microkernel, [a, pitch, panel, offset(b, c, c_at), c_pitch, self.groups, self.init])
-
 
     def bring_closer(self, fetch: Fetch, panel_at: ir.Value) -> None:
         """Prefetch this column block's share into the second-level cache."""

@@ -14,7 +14,7 @@ from tilewright.codegen.llvm.types import I64, const, counted, memory_type, vect
 from tilewright.dtypes import FP16, DType
 from tilewright.ir.nodes import Op
 from tilewright.ir.ops.elementwise import compute_dtype
-from tilewright.ir.types import TileType
+from tilewright.ir.typed import shape_of, tile_type_of
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 Indices = tuple[Extent, ...]
 
 
-def each(owner: FunctionEmitter, bounds: Sequence[Extent], body: Callable[[Indices], None], done: Indices = ()) -> None:
+def each(
+    owner: FunctionEmitter,
+    bounds: Sequence[Extent],
+    body: Callable[[Indices], None],
+    done: Indices = (),
+) -> None:
     """`body` at every index below the bounds, last axis fastest."""
     if len(done) == len(bounds):
         body(done)
@@ -49,7 +54,11 @@ def gather_elements(owner: FunctionEmitter, target: Place, source: Place) -> Non
     """Copy the valid elements of a place whose columns are not next to each other."""
     if not source.all_valid:
         clear_tile(owner, target)
-    each(owner, source.valid, lambda at: owner.b.store(load(owner, source, at), target.at(owner.b, at)))
+    each(
+        owner,
+        source.valid,
+        lambda at: owner.b.store(load(owner, source, at), target.at(owner.b, at)),
+    )
 
 
 def _result(owner: FunctionEmitter, op: Op, place: Place) -> None:
@@ -76,7 +85,7 @@ def emit_store(owner: FunctionEmitter, op: Op) -> None:
 def emit_transpose(owner: FunctionEmitter, op: Op) -> None:
     source = owner.place(op.operands[0])
     i, j = op.attr("axis1"), op.attr("axis2")
-    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    target = owner.new_tile(tile_type_of(op.result))
 
     def put(at: Indices) -> None:
         turned = list(at)
@@ -90,14 +99,18 @@ def emit_transpose(owner: FunctionEmitter, op: Op) -> None:
 def emit_reshape(owner: FunctionEmitter, op: Op) -> None:
     """An alias when only axes of extent 1 come or go, else a copy in row-major order."""
     source = owner.place(op.operands[0])
-    shape = op.result.type.shape  # type: ignore[union-attr]
-    if [n for n in shape if n != 1] == [n for n in source.shape if n != 1] and source.all_valid and shape[-1] != 1:
+    shape = shape_of(op.result)
+    if (
+        [n for n in shape if n != 1] == [n for n in source.shape if n != 1]
+        and source.all_valid
+        and shape[-1] != 1
+    ):
         strides = _strides_of(source, shape)
         alias = Place(source.address, source.dtype, shape, strides, shape, source.padded)
         if alias.is_dense:
             owner.env[op.result] = alias
             return
-    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    target = owner.new_tile(tile_type_of(op.result))
     b = owner.b
 
     def put(at: Indices) -> None:
@@ -137,14 +150,18 @@ def _valid_or_zero(owner: FunctionEmitter, place: Place, at: Indices) -> ir.Valu
 
 def emit_concat(owner: FunctionEmitter, op: Op) -> None:
     first, second = (owner.place(x) for x in op.operands)
-    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    target = owner.new_tile(tile_type_of(op.result))
     for source, column in ((first, 0), (second, first.shape[1])):
         _copy_elements(owner, owner.cut(target, [0, column], source.shape), source)
     _result(owner, op, target)
 
 
 def _copy_elements(owner: FunctionEmitter, target: Place, source: Place) -> None:
-    each(owner, target.valid, lambda at: owner.b.store(_valid_or_zero(owner, source, at), target.at(owner.b, at)))
+    each(
+        owner,
+        target.valid,
+        lambda at: owner.b.store(_valid_or_zero(owner, source, at), target.at(owner.b, at)),
+    )
 
 
 def emit_extract(owner: FunctionEmitter, op: Op) -> None:
@@ -160,7 +177,7 @@ def emit_extract(owner: FunctionEmitter, op: Op) -> None:
     if window.is_dense:
         owner.env[op.result] = window
         return
-    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    target = owner.new_tile(tile_type_of(op.result))
     gather_elements(owner, target, window)
     _result(owner, op, target)
 
@@ -176,7 +193,7 @@ def _overlap(owner: FunctionEmitter, start: Extent, n: int, valid: Extent) -> Ex
 
 
 def emit_insert(owner: FunctionEmitter, op: Op) -> None:
-    rank = len(op.result.type.shape)  # type: ignore[union-attr]
+    rank = len(shape_of(op.result))
     source = owner.place(op.operands[1])
     target = owner.owned_tile(op.operands[0])
     starts = [owner.extent(x) for x in op.operands[2 : 2 + rank]]
@@ -190,9 +207,9 @@ def emit_insert(owner: FunctionEmitter, op: Op) -> None:
 
 
 def emit_gather(owner: FunctionEmitter, op: Op) -> None:
-    """Indices are held to the source's extent: what an index outside gives is not defined, but it is read nowhere else."""
+    """Indices are held to the source's extent: one outside gives what is not defined, and reads nothing else."""
     source, index = (owner.place(x) for x in op.operands)
-    target, dim, b = owner.new_tile(op.result.type), op.attr("dim"), owner.b  # type: ignore[arg-type]
+    target, dim, b = owner.new_tile(tile_type_of(op.result)), op.attr("dim"), owner.b
     last = const(I64, source.shape[dim] - 1)
 
     def put(at: Indices) -> None:
@@ -230,7 +247,7 @@ def emit_column_reduction(owner: FunctionEmitter, op: Op) -> None:
     source = owner.place(op.operands[0])
     dtype: DType = source.dtype
     rows = owner.extent(op.operands[-2])
-    target = owner.new_tile(op.result.type)  # type: ignore[arg-type]
+    target = owner.new_tile(tile_type_of(op.result))
     sum_dtype = dtype if (dtype, op.name) == (FP16, "col_sum") else compute_dtype(dtype)
     start = _identity(op.name, sum_dtype, LANES)
     emitter = RowEmitter(owner)
@@ -243,7 +260,9 @@ def emit_column_reduction(owner: FunctionEmitter, op: Op) -> None:
             loop.next = [owner.lanes.binary(_JOIN[op.name], sum_dtype, loop.carried[0], lanes)]
         emitter.rows = [*leading, 0]
         total = loop.results[0]
-        emitter.put(total if sum_dtype == dtype else owner.lanes.narrow(dtype, total), target, chunk)
+        emitter.put(
+            total if sum_dtype == dtype else owner.lanes.narrow(dtype, total), target, chunk
+        )
 
     def matrix(leading: Indices) -> None:
         if source.shape[-1] == 1:
@@ -255,11 +274,15 @@ def emit_column_reduction(owner: FunctionEmitter, op: Op) -> None:
     _result(owner, op, target)
 
 
-def _one_column(owner: FunctionEmitter, op: Op, source: Place, target: Place, leading: Indices, rows: Extent) -> None:
+def _one_column(
+    owner: FunctionEmitter, op: Op, source: Place, target: Place, leading: Indices, rows: Extent
+) -> None:
     """A column reduction of [M, 1]."""
     dtype = source.dtype
     sum_dtype = dtype if (dtype, op.name) == (FP16, "col_sum") else compute_dtype(dtype)
-    with counted(owner.b, 0, value_of(rows), 1, [_identity(op.name, sum_dtype, 1)], name="down") as loop:
+    with counted(
+        owner.b, 0, value_of(rows), 1, [_identity(op.name, sum_dtype, 1)], name="down"
+    ) as loop:
         element = _valid_or_zero(owner, source, (*leading, loop.i, 0))
         element = element if sum_dtype == dtype else owner.lanes.widen(dtype, element)
         loop.next = [owner.lanes.binary(_JOIN[op.name], sum_dtype, loop.carried[0], element)]
@@ -289,4 +312,3 @@ EMITTERS = {
     "with_element": emit_with_element,
     **dict.fromkeys(_JOIN, emit_column_reduction),
 }
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llvmlite import ir
 
@@ -14,7 +15,7 @@ from tilewright.ir.types import TileType
 
 LINE = 64  # bytes: a cache line, and the widest vector
 
-Extent = int | ir.Value
+Extent: TypeAlias = int | ir.Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,15 @@ def tile_bytes(type: TileType) -> int:
     """Bytes that a tile takes in the arena, a line more so that a last whole vector stays inside."""
     strides = tile_strides(type.shape, type.dtype)
     rows = type.shape[0] if len(type.shape) > 1 else 1
-    return rows * (strides[0] if len(type.shape) > 1 else -(-type.shape[0] * type.dtype.nbytes // LINE) * LINE) + LINE
+    return (
+        rows
+        * (
+            strides[0]
+            if len(type.shape) > 1
+            else -(-type.shape[0] * type.dtype.nbytes // LINE) * LINE
+        )
+        + LINE
+    )
 
 
 @dataclass(slots=True)

@@ -10,17 +10,31 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm.lanes import Lanes
 from tilewright.codegen.llvm.places import Extent, Place, value_of
 from tilewright.codegen.llvm.types import (
-    I1, I32, I64, PTR, VOID, const, const_vector, counted, index, intrinsic, memory_type, offset, opaque, vector, zero,
+    I1,
+    I32,
+    I64,
+    PTR,
+    VOID,
+    const,
+    const_vector,
+    counted,
+    index,
+    intrinsic,
+    memory_type,
+    offset,
+    opaque,
+    vector,
+    zero,
 )  # fmt: skip
 from tilewright.dtypes import DType
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
 
-LANES = 16  # elements a chunk: one 512-bit vector of FP32, two or four of what narrower machines have
+# Elements a chunk: one 512-bit vector of FP32, two or four of what narrower machines have.
+LANES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,9 @@ class RowEmitter:
                 with self.where_valid(target):
                     self.b.store(self.load_one(source), target.at(self.b, [*self.pad(target), 0]))
                 return
-            self.over_columns(width, lambda chunk: self.put(self.load_chunk(source, chunk), target, chunk))
+            self.over_columns(
+                width, lambda chunk: self.put(self.load_chunk(source, chunk), target, chunk)
+            )
 
         self.over_rows(target.shape[:-1], row)
 
@@ -109,7 +125,9 @@ class RowEmitter:
     def row_is_valid(self, place: Place) -> ir.Value | None:
         """A bit that says whether the current row may be touched; None when all may."""
         bit: ir.Value | None = None
-        for i, valid, extent in zip(self.pad(place), place.valid[:-1], place.shape[:-1], strict=True):
+        for i, valid, extent in zip(
+            self.pad(place), place.valid[:-1], place.shape[:-1], strict=True
+        ):
             if valid == extent:
                 continue
             here = self.b.icmp_signed("<", value_of(i), value_of(valid))
@@ -129,7 +147,9 @@ class RowEmitter:
     def dynamic_mask(self, chunk: Chunk, count: Extent) -> ir.Value:
         """Lanes whose column is below `count`."""
         left = self.b.sub(value_of(count), value_of(chunk.base(self.b)))
-        return self.b.icmp_signed("<", const_vector(I64, range(LANES)), self.lanes.spread(left, LANES))
+        return self.b.icmp_signed(
+            "<", const_vector(I64, range(LANES)), self.lanes.spread(left, LANES)
+        )
 
     def column_mask(self, chunk: Chunk, count: Extent, width: int) -> ir.Value | None:
         """Lanes below `count`; None when that is all of them."""
@@ -219,4 +239,3 @@ def _suffix(dtype: DType) -> str:
     if isinstance(kind, ir.IntType):
         return f"i{kind.width}"
     return "f16" if isinstance(kind, ir.HalfType) else "f32"
-

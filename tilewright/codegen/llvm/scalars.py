@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from tilewright.codegen.llvm.checks import fail_unless
 from tilewright.codegen.llvm.lanes import Lanes
 from tilewright.codegen.llvm.types import F32, I1, I64, const, memory_type
 from tilewright.dtypes import BF16, BOOL, FP16, FP32, DType
 from tilewright.ir.nodes import Op
+from tilewright.ir.typed import scalar_type_of
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
@@ -22,7 +24,8 @@ def emit_scalar(owner: FunctionEmitter, op: Op) -> ir.Value:
     b, name = owner.b, op.name
     operands = [owner.scalar(x) for x in op.operands]
     if name == "s.cast":
-        return _cast(owner, op.operands[0].type.dtype, op.attr("to"), operands[0])  # type: ignore[union-attr]
+        source = scalar_type_of(op.operands[0]).dtype
+        return _cast(owner, source, op.attr("to"), operands[0])
     is_float = operands[0].type == F32
     if name in RELATIONS:
         if not is_float:
@@ -51,12 +54,14 @@ def emit_scalar(owner: FunctionEmitter, op: Op) -> ir.Value:
             x, y = operands
             if not is_float:
                 return b.select(b.icmp_signed(relation, x, y), x, y)
-            first = b.or_(b.fcmp_ordered(relation, x, y), b.fcmp_unordered("uno", x, x))  # NaN if either is
+            first = b.or_(
+                b.fcmp_ordered(relation, x, y), b.fcmp_unordered("uno", x, x)
+            )  # NaN if either is
             return b.select(first, x, y)
         case "s.shl" | "s.shr":
             x, count = operands
             if not isinstance(count, ir.Constant) or not 0 <= count.constant < 64:
-                owner.fail_unless(b.icmp_unsigned("<", count, const(I64, 64)), op, [count])
+                fail_unless(owner, b.icmp_unsigned("<", count, const(I64, 64)), op, [count])
             return b.shl(x, count) if name == "s.shl" else b.ashr(x, count)
         case "s.floordiv" | "s.mod":
             return _floor_division(owner, op, *operands)
@@ -67,7 +72,7 @@ def _floor_division(owner: FunctionEmitter, op: Op, x: ir.Value, y: ir.Value) ->
     """Python's `//` and `%`; a divisor of 0 stops the launch instead of trapping."""
     b, zero = owner.b, const(I64, 0)
     if not isinstance(y, ir.Constant) or not y.constant:
-        owner.fail_unless(b.icmp_signed("!=", y, zero), op, [x, y])
+        fail_unless(owner, b.icmp_signed("!=", y, zero), op, [x, y])
     # -2^63 / -1 traps as well; negation wraps
     by_minus_one = b.icmp_signed("==", y, const(I64, -1))
     safe = b.select(by_minus_one, const(I64, 1), y)
@@ -84,7 +89,13 @@ def _cast(owner: FunctionEmitter, source: DType, to: DType, x: ir.Value) -> ir.V
     b, lanes = owner.b, owner.lanes
     if to == BOOL:
         zero = Lanes.constant(x.type, 0)
-        return x if x.type == I1 else b.fcmp_unordered("!=", x, zero) if x.type == F32 else b.icmp_signed("!=", x, zero)
+        return (
+            x
+            if x.type == I1
+            else b.fcmp_unordered("!=", x, zero)
+            if x.type == F32
+            else b.icmp_signed("!=", x, zero)
+        )
     if to.is_float:
         if x.type == I1:
             x = b.uitofp(x, F32)

@@ -75,6 +75,11 @@ def memory_type(dtype: DType) -> ir.Type:
     return MEMORY[dtype]
 
 
+def scalar_kind(dtype: DType) -> ir.Type:
+    """What a scalar of `dtype` is held in: FP32, one bit, or 64 bits."""
+    return F32 if dtype.is_float else I1 if dtype == BOOL else I64
+
+
 def vector(element: ir.Type, lanes: int) -> ir.VectorType:
     return ir.VectorType(element, lanes)
 

@@ -27,7 +27,8 @@ def _if(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """Two blocks, then and else; both yield the results."""
     if scalar(operands[0], "the condition").dtype != BOOL:
         raise RuleBroken(
-            f"the condition must be BOOL, got {operands[0].type}", help="compare explicitly, for instance n != 0"
+            f"the condition must be BOOL, got {operands[0].type}",
+            help="compare explicitly, for instance n != 0",
         )
     return ()
 

@@ -6,9 +6,18 @@ siblings into the plain operator: a `[M, 1]` or `[1, N]` operand broadcasts.
 
 from __future__ import annotations
 
-from tilewright.dtypes import FP16, FP32
+from tilewright.dtypes import FP16, FP32, DType
 from tilewright.ir.nodes import Operand
-from tilewright.ir.ops.table import Attrs, RuleBroken, dims, operator, operators, same_dtype, scalar, tile
+from tilewright.ir.ops.table import (
+    Attrs,
+    RuleBroken,
+    dims,
+    operator,
+    operators,
+    same_dtype,
+    scalar,
+    tile,
+)
 from tilewright.ir.types import ScalarType, TileType, Type
 
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
@@ -37,7 +46,9 @@ def _binary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     if isinstance(operands[1].type, ScalarType):
         s = scalar(operands[1], "the second operand")
         if s.dtype.is_float and not a.dtype.is_float:
-            raise RuleBroken(f"a {a.dtype} block with a {s.dtype} scalar", help="pl.cast the block first")
+            raise RuleBroken(
+                f"a {a.dtype} block with a {s.dtype} scalar", help="pl.cast the block first"
+            )
         return (a,)
     b = tile(operands[1], "the second operand")
     same_dtype(a, b, "both operands")
@@ -72,7 +83,9 @@ def _cast(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """Convert to attrs['to'], rounding as attrs['mode'] says, saturating into integers (language.md 5.8)."""
     a = tile(operands[0], "the operand")
     if attrs["mode"] not in ROUNDING_MODES:
-        raise RuleBroken(f"unknown rounding mode {attrs['mode']!r}", help=f"one of {', '.join(ROUNDING_MODES)}")
+        raise RuleBroken(
+            f"unknown rounding mode {attrs['mode']!r}", help=f"one of {', '.join(ROUNDING_MODES)}"
+        )
     if a.dtype == attrs["to"]:
         raise RuleBroken(f"the operand is {a.dtype} already", help="leave the cast out")
     return (TileType(a.shape, attrs["to"]),)
@@ -93,7 +106,9 @@ def _gather_mask(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...
     a = tile(operands[0], "the operand")
     stride, _ = mask_pattern(attrs["pattern"])
     if a.shape[-1] % stride:
-        raise RuleBroken(f"pattern {attrs['pattern']} needs columns in multiples of {stride}, got {a.shape[-1]}")
+        raise RuleBroken(
+            f"pattern {attrs['pattern']} needs columns in multiples of {stride}, got {a.shape[-1]}"
+        )
     to = attrs.get("to") or a.dtype
     if to.bits != a.dtype.bits:
         raise RuleBroken(f"output_dtype reinterprets bits: {a.dtype} and {to} differ in width")
@@ -107,7 +122,10 @@ def _scatter_mask(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     same_dtype(a, dst, "source and dst")
     stride, _ = mask_pattern(attrs["pattern"])
     if (*a.shape[:-1], a.shape[-1] * stride) != dst.shape:
-        raise RuleBroken(f"pattern {attrs['pattern']} scatters {dims(a.shape)} into {stride} times its columns, got {dims(dst.shape)}")
+        raise RuleBroken(
+            f"pattern {attrs['pattern']} scatters {dims(a.shape)} into {stride} times its columns,"
+            f" got {dims(dst.shape)}"
+        )
     return (dst,)
 
 
@@ -123,13 +141,20 @@ def _interleave(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]
 
 def mask_pattern(name: str) -> tuple[int, int]:
     """(stride, phase) of a mask pattern: it keeps columns j with j mod stride == phase (language.md 5.12)."""
-    patterns = {"P0101": (2, 0), "P1010": (2, 1), "P0001": (4, 0), "P0010": (4, 1), "P0100": (4, 2), "P1000": (4, 3)}
+    patterns = {
+        "P0101": (2, 0),
+        "P1010": (2, 1),
+        "P0001": (4, 0),
+        "P0010": (4, 1),
+        "P0100": (4, 2),
+        "P1000": (4, 3),
+    }
     patterns["P1111"] = (1, 0)
     if name not in patterns:
         raise RuleBroken(f"unknown mask pattern {name!r}", help=f"one of {', '.join(patterns)}")
     return patterns[name]
 
 
-def compute_dtype(dtype):
+def compute_dtype(dtype: DType) -> DType:
     """The dtype that arithmetic on `dtype` happens in: 16-bit floats compute in FP32."""
     return FP32 if dtype.is_float and dtype.bits == FP16.bits else dtype

@@ -5,7 +5,16 @@ from __future__ import annotations
 from tilewright.dtypes import BF16, FP16, FP32, INT8, INT32, DType
 from tilewright.ir.nodes import Operand
 from tilewright.ir.ops.elementwise import broadcast_shapes
-from tilewright.ir.ops.table import Attrs, RuleBroken, dims, integers, operator, panel, same_dtype, tile
+from tilewright.ir.ops.table import (
+    Attrs,
+    RuleBroken,
+    dims,
+    integers,
+    operator,
+    panel,
+    same_dtype,
+    tile,
+)
 from tilewright.ir.types import PanelType, TileType, Type
 
 ACCUMULATOR = {BF16: FP32, FP16: FP32, FP32: FP32, INT8: INT32}

@@ -29,7 +29,9 @@ from tilewright.ir.types import ScalarType, TensorType, TileType, Type, tensor_t
 def window_shape(t: TensorType, attrs: Attrs) -> tuple[int, ...]:
     shape = tuple(attrs["shape"])
     if len(shape) != len(t.shape):
-        raise RuleBroken(f"the window {dims(shape)} has rank {len(shape)}, the tensor {dims(t.shape)} has {len(t.shape)}")
+        raise RuleBroken(
+            f"the window {dims(shape)} has rank {len(shape)}, the tensor {dims(t.shape)} has {len(t.shape)}"
+        )
     if any(extent <= 0 for extent in shape):
         raise RuleBroken(f"a window needs positive extents, got {dims(shape)}")
     return shape
@@ -60,7 +62,9 @@ def _reshape_view(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     t = tensor(operands[0], "the source")
     shape = tuple(attrs["shape"])
     if prod(shape) != prod(t.shape):
-        raise RuleBroken(f"cannot reshape {dims(t.shape)} ({prod(t.shape)} elements) to {dims(shape)} ({prod(shape)})")
+        raise RuleBroken(
+            f"cannot reshape {dims(t.shape)} ({prod(t.shape)} elements) to {dims(shape)} ({prod(shape)})"
+        )
     if not t.is_contiguous:
         raise RuleBroken(
             f"a reshape of a window that is not contiguous has no view ({dims(t.shape)}, strides {dims(t.strides)})",
@@ -120,7 +124,10 @@ def _write(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     t, s = tensor(operands[0], "the target"), scalar(operands[1], "the value")
     integers(operands[2:], len(t.shape), "indices")
     if s.dtype != t.dtype:
-        raise RuleBroken(f"cannot write {s.dtype} into a {t.dtype} tensor", help=f"pl.cast(…, pl.{t.dtype}) first")
+        raise RuleBroken(
+            f"cannot write {s.dtype} into a {t.dtype} tensor",
+            help=f"pl.cast(…, pl.{t.dtype}) first",
+        )
     return ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.dtypes import BOOL, FP32, INDEX
+from tilewright.dtypes import BOOL, FP32, INDEX, DType
 from tilewright.ir.nodes import Operand
 from tilewright.ir.ops.table import Attrs, RuleBroken, operator, operators, scalar
 from tilewright.ir.types import ScalarType, Type
@@ -10,14 +10,15 @@ from tilewright.ir.types import ScalarType, Type
 COMPARISONS = ("s.eq", "s.ne", "s.lt", "s.le", "s.gt", "s.ge")
 
 
-def _category(dtype) -> str:
+def _category(dtype: DType) -> str:
     return "float" if dtype.is_float else "bool" if dtype == BOOL else "integer"
 
 
 def _common(a: ScalarType, b: ScalarType) -> ScalarType:
     if _category(a.dtype) != _category(b.dtype):
         raise RuleBroken(
-            f"both scalars must be of one kind, got {a.dtype} and {b.dtype}", help="pl.cast one of them first"
+            f"both scalars must be of one kind, got {a.dtype} and {b.dtype}",
+            help="pl.cast one of them first",
         )
     if a.dtype.is_float:
         return ScalarType(FP32)
@@ -39,7 +40,8 @@ def _div(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     a, b = (scalar(x, "operand") for x in operands)
     if not (a.dtype.is_float and b.dtype.is_float):
         raise RuleBroken(
-            f"/ on run-time integers ({a.dtype} / {b.dtype})", help="write // for the floor of a quotient"
+            f"/ on run-time integers ({a.dtype} / {b.dtype})",
+            help="write // for the floor of a quotient",
         )
     return (ScalarType(FP32),)
 
@@ -66,7 +68,9 @@ def _logic(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """Both sides are evaluated (language.md 2.4)."""
     for x in operands:
         if scalar(x, "operand").dtype != BOOL:
-            raise RuleBroken(f"needs BOOL, got {x.type}", help="compare explicitly, for instance n != 0")
+            raise RuleBroken(
+                f"needs BOOL, got {x.type}", help="compare explicitly, for instance n != 0"
+            )
     return (ScalarType(BOOL),)
 
 
@@ -74,7 +78,10 @@ def _logic(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 def _not(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """Logical negation."""
     if scalar(operands[0], "operand").dtype != BOOL:
-        raise RuleBroken(f"not needs BOOL, got {operands[0].type}", help="compare explicitly, for instance n == 0")
+        raise RuleBroken(
+            f"not needs BOOL, got {operands[0].type}",
+            help="compare explicitly, for instance n == 0",
+        )
     return (ScalarType(BOOL),)
 
 

@@ -6,7 +6,17 @@ from math import prod
 
 from tilewright.dtypes import INT16, INT32, UINT16, UINT32
 from tilewright.ir.nodes import Operand
-from tilewright.ir.ops.table import Attrs, RuleBroken, dims, integers, keep_axes, operator, same_dtype, scalar, tile
+from tilewright.ir.ops.table import (
+    Attrs,
+    RuleBroken,
+    dims,
+    integers,
+    keep_axes,
+    operator,
+    same_dtype,
+    scalar,
+    tile,
+)
 from tilewright.ir.types import ScalarType, TileType, Type
 
 
@@ -31,7 +41,9 @@ def _arange(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     if dtype not in (INT16, INT32, UINT16, UINT32):
         raise RuleBroken(f"arange counts in INT16, INT32, UINT16 or UINT32, got {dtype}")
     if any(extent != 1 for extent in shape[:-1]) or shape[-1] == 1:
-        raise RuleBroken(f"arange needs leading extents of 1 and a last one above 1, got {dims(shape)}")
+        raise RuleBroken(
+            f"arange needs leading extents of 1 and a last one above 1, got {dims(shape)}"
+        )
     return (TileType(shape, dtype),)
 
 
@@ -40,7 +52,9 @@ def _extract(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """The window attrs['shape'] at `offsets`, without the unit axes in attrs['drop']."""
     a, shape = tile(operands[0], "the source"), tuple(attrs["shape"])
     integers(operands[1:], len(a.shape), "offsets")
-    if len(shape) != len(a.shape) or any(w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)):
+    if len(shape) != len(a.shape) or any(
+        w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)
+    ):
         raise RuleBroken(f"the window {dims(shape)} does not fit into {dims(a.shape)}")
     return (TileType(keep_axes(shape, attrs.get("drop", ())), a.dtype),)
 
@@ -48,9 +62,15 @@ def _extract(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 @operator("insert", "tile, source, *offsets, *valid")
 def _insert(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """The tile with the window attrs['shape'] at `offsets` replaced by the valid part of source."""
-    a, source, shape = tile(operands[0], "the target"), tile(operands[1], "the source"), tuple(attrs["shape"])
+    a, source, shape = (
+        tile(operands[0], "the target"),
+        tile(operands[1], "the source"),
+        tuple(attrs["shape"]),
+    )
     integers(operands[2:], 2 * len(a.shape), "offsets and valid extents")
-    if len(shape) != len(a.shape) or any(w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)):
+    if len(shape) != len(a.shape) or any(
+        w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)
+    ):
         raise RuleBroken(f"the window {dims(shape)} does not fit into {dims(a.shape)}")
     wanted = keep_axes(shape, attrs.get("drop", ()))
     if wanted != source.shape:
@@ -64,7 +84,9 @@ def _reshape(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """Row-major reinterpretation as attrs['shape']."""
     a, shape = tile(operands[0], "the operand"), tuple(attrs["shape"])
     if prod(shape) != a.numel:
-        raise RuleBroken(f"cannot reshape {dims(a.shape)} ({a.numel} elements) to {dims(shape)} ({prod(shape)})")
+        raise RuleBroken(
+            f"cannot reshape {dims(a.shape)} ({a.numel} elements) to {dims(shape)} ({prod(shape)})"
+        )
     return (TileType(shape, a.dtype),)
 
 
@@ -83,7 +105,9 @@ def _concat(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     a, b = (tile(x, "operand") for x in operands)
     same_dtype(a, b, "both operands")
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[0]:
-        raise RuleBroken(f"concat joins 2-D blocks with equal rows, got {dims(a.shape)} and {dims(b.shape)}")
+        raise RuleBroken(
+            f"concat joins 2-D blocks with equal rows, got {dims(a.shape)} and {dims(b.shape)}"
+        )
     return (TileType((a.shape[0], a.shape[1] + b.shape[1]), a.dtype),)
 
 
@@ -97,7 +121,9 @@ def _gather(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
         raise RuleBroken(f"source {dims(a.shape)} and index {dims(index.shape)} differ in rank")
     for axis, (n, m) in enumerate(zip(a.shape, index.shape, strict=True)):
         if axis != attrs["dim"] and m > n:
-            raise RuleBroken(f"index {dims(index.shape)} is larger than the source {dims(a.shape)} on axis {axis}")
+            raise RuleBroken(
+                f"index {dims(index.shape)} is larger than the source {dims(a.shape)} on axis {axis}"
+            )
     return (TileType(index.shape, a.dtype),)
 
 
@@ -123,5 +149,7 @@ def _with_element(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     a, s = tile(operands[0], "the target"), scalar(operands[1], "the value")
     integers(operands[2:], len(a.shape), "indices")
     if s.dtype != a.dtype:
-        raise RuleBroken(f"cannot write {s.dtype} into a {a.dtype} block", help=f"pl.cast(…, pl.{a.dtype}) first")
+        raise RuleBroken(
+            f"cannot write {s.dtype} into a {a.dtype} block", help=f"pl.cast(…, pl.{a.dtype}) first"
+        )
     return (a,)

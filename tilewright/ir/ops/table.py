@@ -108,7 +108,10 @@ def integer(operand: Operand, what: str) -> ScalarType:
 
 def same_dtype(a: TileType | TensorType, b: TileType | TensorType, what: str) -> None:
     if a.dtype != b.dtype:
-        raise RuleBroken(f"{what} must have one dtype, got {a.dtype} and {b.dtype}", help="pl.cast one of them first")
+        raise RuleBroken(
+            f"{what} must have one dtype, got {a.dtype} and {b.dtype}",
+            help="pl.cast one of them first",
+        )
 
 
 def dims(shape: Sequence[int]) -> str:
@@ -126,5 +129,7 @@ def keep_axes(shape: Sequence[int], drop: Sequence[int]) -> tuple[int, ...]:
     """`shape` without the axes in `drop`, each of which must have extent 1."""
     for axis in drop:
         if shape[axis] != 1:
-            raise RuleBroken(f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped")
+            raise RuleBroken(
+                f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped"
+            )
     return tuple(extent for axis, extent in enumerate(shape) if axis not in drop)

@@ -1,0 +1,53 @@
+"""The pages say what the code says: generated ones are up to date, the others name files that exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+WRITTEN = ("where.md", "adding-an-op.md", "numerics.md")
+# `passes/pipeline.py`, `tests/errors/`: a path in backticks, from the package or from the root
+PATH = re.compile(r"`([\w/]+/(?:\w+\.\w+)?|\w+\.(?:py|md))`")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["passes.md", "operators.md"])
+def test_a_generated_page_is_up_to_date(name: str):
+    page = dict(generator().pages())[name]
+    assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_file_that_a_page_names_exists(name: str):
+    text = (DOCS / name).read_text(encoding="utf-8")
+    paths = PATH.findall(text)
+    assert len(paths) > 5
+    missing = [
+        p for p in paths if not (ROOT / p).exists() and not (ROOT / "tilewright" / p).exists()
+    ]
+    links = [link for link in re.findall(r"\]\(([\w.-]+)\)", text) if not (DOCS / link).exists()]
+    assert (missing, links) == ([], [])
+
+
+def test_the_code_that_adding_an_op_quotes_is_the_code():
+    text = (DOCS / "adding-an-op.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"## \d\. .*?`([\w/]+\.py)`\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert len(quoted) == 5
+    for path, code in quoted:
+        source = {line.strip() for line in (ROOT / "tilewright" / path).read_text().splitlines()}
+        for line in filter(None, map(str.strip, code.splitlines())):
+            assert line in source or line == "...", f"{path} does not say: {line}"

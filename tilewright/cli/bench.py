@@ -1,0 +1,191 @@
+"""`tilewright bench`: how fast the kernels are, as a share of what this machine can do at most."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tilewright.cli import options
+from tilewright.cli.console import console, seconds
+from tilewright.errors import ArgumentValueError
+
+if TYPE_CHECKING:
+    from tilewright.bench.results import Report, Result, Row
+
+ALL_KERNELS = ("prefill_qkv_proj_rope", "qkv_proj_rope")
+TOKENS = "1,8,128,512"
+ROUNDS = 7
+PLOTS = (".html", ".png")
+
+
+def bench(
+    kernel: Annotated[
+        str,
+        typer.Argument(
+            metavar="[KERNEL]",
+            help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), or all.",
+        ),
+    ] = "prefill",
+    tokens: Annotated[
+        str, typer.Option(metavar="T,T,...", help="Tokens in a call, one row each.")
+    ] = TOKENS,
+    preset: Annotated[options.Preset, typer.Option(help="Model size.")] = options.Preset.flash,
+    threads: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Thread counts. [default: all cores]")
+    ] = "",
+    peers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Who is measured beside: torch_eager, torch_compile, torch_best, openvino,"
+            " onnxruntime, zentorch; all, or none. [default: the three of Torch, and the others"
+            " where they are installed]",
+        ),
+    ] = "",
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold", help="Rotate through copies of the weights that no cache can hold together."
+        ),
+    ] = False,
+    unbound: Annotated[
+        bool, typer.Option("--unbound", help="Also our kernel packing its weights in every call.")
+    ] = False,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Turns that everybody has; times are over all of them.")
+    ] = ROUNDS,
+    seed: options.Seed = 0,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the machine and all rows here.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Plot shares of the roofline: .html, or .png with matplotlib."
+        ),
+    ] = None,
+) -> None:
+    """Measure this machine's peaks, then the kernels beside Torch with the same weights.
+
+    Outputs are checked before anything is timed; exit status 1 if an element of ours is wrong.
+    """
+    import torch  # noqa: F401  (its OpenMP team is the one that kernels run on)
+
+    from tilewright.bench import plot as plotting
+    from tilewright.bench.run import Request
+    from tilewright.bench.run import bench as measure
+    from tilewright.machine import host
+
+    if plot is not None and plot.suffix.lower() not in PLOTS:
+        raise typer.BadParameter(f"--plot wants a file that ends in {' or '.join(PLOTS)}")
+    request = Request(
+        kernels=ALL_KERNELS if kernel == "all" else (kernel,),
+        preset=preset.value,
+        tokens=counts(tokens, "--tokens"),
+        threads=counts(threads, "--threads") if threads else (host().cores,),
+        peers=_peers(peers),
+        rounds=rounds,
+        cold=cold,
+        unbound=unbound,
+        seed=seed,
+    )
+    progress = Console(stderr=True, highlight=False, style="dim")
+    out = console()
+    try:
+        report = measure(request, lambda text: progress.print(text, soft_wrap=True))
+    except ArgumentValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except KeyError as error:
+        raise typer.BadParameter(str(error.args[0])) from error
+    show(report, out)
+    if json is not None:
+        report.write(json)
+    if plot is not None:
+        plotting.write(report, plot)
+    if not all(row.ours.passed for row in report.rows):
+        raise typer.Exit(1)
+
+
+def counts(text: str, option: str) -> tuple[int, ...]:
+    """`1,8,128` as numbers; typer.BadParameter unless each is 1 or more."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{option} wants numbers of 1 or more with commas, got {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    """Names of the peers asked for; unknown ones are refused where they are looked up."""
+    from importlib.util import find_spec
+
+    from tilewright.bench.engines import PEERS as KNOWN
+
+    if text == "all":
+        return tuple(KNOWN)
+    if text == "none":
+        return ()
+    if text:
+        return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    return tuple(n for n in KNOWN if n.startswith("torch_") or find_spec(n) is not None)
+
+
+def show(report: Report, out: Console) -> None:
+    """The peaks, then a table a kernel and thread count: us, and everyone who was measured or why
+    they were not.
+    """
+    for peaks in report.machine["peaks"]:
+        rates = "   ".join(f"{name} {rate:.0f} GOP/s" for name, rate in peaks["gops"].items())
+        out.print(
+            f"peaks of {peaks['threads']} threads   {rates}   memory {peaks['memory_gbs']:.1f} GB/s"
+            f"   weights again {peaks['reread_gbs']:.1f} GB/s"
+        )
+    for row_of, rows in groupby(report.rows, key=lambda row: (row.kernel, row.preset)):
+        out.print(f"\n[bold]{' '.join(row_of)}[/]")
+        out.print(_table(list(rows)))
+    temper = "cold" if report.rows[0].cold else "warm"
+    out.print(
+        f"{temper} weights. roof: the least time by products (p) or memory (m). vs: time of each over"
+        " ours. GB/s: of weights. q, kv: elements within tolerance.",
+        style="dim",
+    )
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    left = ("who", "q", "kv")
+    titles = ("T", "threads", "who", "median", "p10", "p90", "GOP/s", "GB/s", "roof", "share", "vs")
+    for title in (*titles, "q", "kv"):
+        table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
+    for row in rows:
+        name = "tilewright" if row.bound else "tilewright unbound"
+        first = (str(row.tokens), str(row.threads))
+        table.add_row(*first, f"[bold]{name}[/]", *_cells(row, row.ours))
+        for peer, result in row.peers.items() if row.bound else ():
+            if result.timing is None:
+                table.add_row("", "", peer, f"[dim]{result.skipped}[/]")
+            else:
+                table.add_row("", "", peer, *_cells(row, result))
+    return table
+
+
+def _cells(row: Row, result: Result) -> tuple[str, ...]:
+    timing = result.timing
+    assert timing is not None
+    wrong = " [red]FAIL[/]" if result is row.ours and not result.passed else ""
+    return (
+        seconds(timing.median),
+        seconds(timing.percentile(0.1)),
+        seconds(timing.percentile(0.9)),
+        f"{row.ops / timing.median / 1e9:.0f}",
+        f"{row.weight_bytes / timing.median / 1e9:.1f}",
+        f"{seconds(row.roofline_us / 1e6)} {row.bound_by[0]}" if result is row.ours else "",
+        f"{row.roofline_us / 1e6 / timing.median:.1%}",
+        f"{timing.median / row.seconds:.2f}x",
+        f"{result.within['q']:.3%}",
+        f"{result.within['kv']:.3%}{wrong}",
+    )
