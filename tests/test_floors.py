@@ -29,9 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         for room in ("golden", "torch_ext", "viz")
     },
     "models": {*GROUND, "language", "golden", "torch_ext", *DRIVERS},
+    # Beside cli, on the top floor: it measures whatever is below, down to single microkernels.
+    "bench": {*LOWER, *ENGINE_ROOM, *DRIVERS, "golden", "models", "cli"},
 }
-TORCH_AT_IMPORT = {"interpreter", "golden", "torch_ext", "viz", "models", "cli"}
-LLVM_AT_IMPORT = {"codegen", "runtime"}
+TORCH_AT_IMPORT = {"interpreter", "golden", "torch_ext", "viz", "models", "cli", "bench"}
+LLVM_AT_IMPORT = {"codegen", "runtime", "bench"}
 
 
 def room_of(path: Path) -> str:

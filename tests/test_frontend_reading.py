@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tilewright.language as pl
-from tilewright.errors import ParserTypeError, UnsupportedFeatureError
+from tilewright.errors import ArgumentError, ParserTypeError, UnsupportedFeatureError
 from tilewright.frontend import NeedsConstant, ScalarArgument, TensorArgument, signature_of, trace
 from tilewright.ir.nodes import Block, Op
 
@@ -192,3 +192,13 @@ def test_operators_outside_a_kernel_say_so():
 def test_a_tensor_annotation_without_extents_is_refused():
     with pytest.raises(ParserTypeError, match="list of extents"):
         pl.Tensor[pl.FP32]
+
+
+def test_annotations_that_python_leaves_as_text_see_the_names_around_the_kernel():
+    from postponed_annotations import scale_by_two
+
+    x, y = torch.arange(12.0).reshape(3, 4), torch.zeros(3, 4)
+    scale_by_two(3, 4)(x, y)
+    assert torch.equal(y, 2 * x)
+    with pytest.raises(ArgumentError, match="axis 0 is 2, wanted 3"):
+        scale_by_two(3, 4)(x[:2].clone(), y[:2].clone())

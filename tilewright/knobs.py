@@ -66,7 +66,17 @@ GOLDEN_THREADS = Knob(
     "Torch's threads while a golden is computed; empty leaves them as they are.",
 )
 
-KNOBS = (BACKEND, THREADS, VERIFY, ANNOTATIONS, CACHE, CACHE_DIR, BENCH, BENCH_ROUNDS, GOLDEN_THREADS)
+KNOBS = (
+    BACKEND,
+    THREADS,
+    VERIFY,
+    ANNOTATIONS,
+    CACHE,
+    CACHE_DIR,
+    BENCH,
+    BENCH_ROUNDS,
+    GOLDEN_THREADS,
+)
 
 
 def backend() -> str:

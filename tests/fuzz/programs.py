@@ -494,7 +494,7 @@ class Author:
             return Tile(self.op("transpose", x.value, axis1=0, axis2=1))
         if what == 1:
             joined = [t for t in scope.tiles if t.dtype == x.dtype and t.valid is None and len(t.shape) == 2 and t.shape[0] == rows]
-            return Tile(self.op("concat", x.value, self.pick(joined).value))
+            return Tile(self.op("concat", x.value, self.pick(joined or [x]).value))
         shapes = [(1, rows * columns), (columns, rows), (rows * columns, 1)]
         if rows % 2 == 0:
             shapes.append((rows // 2, columns * 2))

@@ -244,7 +244,7 @@ def _openvino_model(openvino: Any, problem: Problem, weights: Weights) -> Any:
     plugin turns into an integer product, quantising rows by itself. qr and qr_scale are computed
     beside it.
     """
-    from openvino import opset13 as op
+    op = openvino.opset13
 
     cfg, values, eps = problem.cfg, problem.values, problem.cfg.rms_norm_eps
     cos, sin = problem.angles

@@ -123,7 +123,8 @@ class Plain(nn.Module):
 
     def up(self, codes: Tensor) -> Tensor:
         """[T, Q_LORA] INT8 -> [T, H * HEAD_DIM] FP32, column scales applied."""
-        return torch._int_mm(codes, self.wq_b).float() * self.column_scale
+        acc: Tensor = torch._int_mm(codes, self.wq_b)
+        return acc.float() * self.column_scale
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         cfg = self.cfg

@@ -59,17 +59,30 @@ def charts(report: Report) -> list[Chart]:
     return found
 
 
-def write(report: Report, path: Path) -> None:
-    """Write the plot; raises ArgumentValueError for a file that is neither .html nor .png, and for a
-    PNG without matplotlib.
+def check(path: Path) -> None:
+    """Raise ArgumentValueError for a file that is neither .html nor .png, and for a PNG without
+    matplotlib.
     """
     kind = path.suffix.lower()
     if kind not in (".html", ".png"):
         raise ArgumentValueError(
             f"cannot plot to {path.name!r}", help="name a file that ends in .html or .png"
         )
+    if kind == ".png":
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise ArgumentValueError(
+                f"a PNG needs matplotlib: {error}",
+                help="install matplotlib, or name an .html file, which needs nothing",
+            ) from error
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the plot; raises what `check` raises."""
+    check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == ".html":
+    if path.suffix.lower() == ".html":
         path.write_text(page(report), encoding="utf-8")
     else:
         _write_png(report, path)
@@ -166,13 +179,8 @@ def _text(x: float, y: float, text: str, anchor: str, colour: str = "") -> str:
 
 
 def _write_png(report: Report, path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ArgumentValueError(
-            "a PNG needs matplotlib, which is not installed",
-            help="install matplotlib, or name an .html file, which needs nothing",
-        ) from error
+    from matplotlib.figure import Figure
+
     drawn = charts(report)
     figure = Figure(figsize=(8, 4.2 * len(drawn)), layout="constrained")
     for axes, chart in zip(figure.subplots(len(drawn), squeeze=False)[:, 0], drawn, strict=True):

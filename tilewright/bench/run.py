@@ -54,14 +54,9 @@ def bench(request: Request, say: Say) -> Report:
     """Measure everything asked for. say: told what is going on.
 
     Peaks are measured before and after everything else, and the higher ones count: a moment of
-    noise in one of them would make every share too good. Raises KeyError for an unknown kernel,
-    ArgumentValueError for a request that makes no sense.
+    noise in one of them would make every share too good. Raises what `check` raises.
     """
-    unknown = [name for name in request.peers if name not in PEERS]
-    if unknown:
-        raise ArgumentValueError(
-            f"no peer is named {unknown[0]!r}", help=f"there are {', '.join(PEERS)}"
-        )
+    check(request)
     machine, cfg = host(), PRESETS[request.preset]
     work = work_of(cfg, 1)
     copies = copies_for(work, machine) if request.cold else 1
@@ -84,6 +79,22 @@ def bench(request: Request, say: Say) -> Report:
     highest = {n: before[n].best(after[n]) for n in request.threads}
     rows = [row for found in measured for row in found.rows(request.cold, highest[found.threads])]
     return Report(describe(machine, highest), tuple(rows))
+
+
+def check(request: Request) -> None:
+    """Raise ArgumentValueError for a request that makes no sense."""
+    unknown = [name for name in request.peers if name not in PEERS]
+    if unknown:
+        raise ArgumentValueError(
+            f"no peer is named {unknown[0]!r}", help=f"there are {', '.join(PEERS)}"
+        )
+    for name in request.kernels:
+        try:
+            find(name)
+        except KeyError as error:
+            raise ArgumentValueError(str(error.args[0])) from error
+    if request.cold:
+        copies_for(work_of(PRESETS[request.preset], 1), host())
 
 
 def copies_for(work: Work, machine: Machine) -> int:

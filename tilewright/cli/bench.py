@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 ALL_KERNELS = ("prefill_qkv_proj_rope", "qkv_proj_rope")
 TOKENS = "1,8,128,512"
 ROUNDS = 7
-PLOTS = (".html", ".png")
 
 
 def bench(
@@ -77,12 +76,10 @@ def bench(
     import torch  # noqa: F401  (its OpenMP team is the one that kernels run on)
 
     from tilewright.bench import plot as plotting
-    from tilewright.bench.run import Request
+    from tilewright.bench.run import Request, check
     from tilewright.bench.run import bench as measure
     from tilewright.machine import host
 
-    if plot is not None and plot.suffix.lower() not in PLOTS:
-        raise typer.BadParameter(f"--plot wants a file that ends in {' or '.join(PLOTS)}")
     request = Request(
         kernels=ALL_KERNELS if kernel == "all" else (kernel,),
         preset=preset.value,
@@ -97,11 +94,12 @@ def bench(
     progress = Console(stderr=True, highlight=False, style="dim")
     out = console()
     try:
-        report = measure(request, lambda text: progress.print(text, soft_wrap=True))
+        check(request)
+        if plot is not None:
+            plotting.check(plot)
     except ArgumentValueError as error:
         raise typer.BadParameter(str(error)) from error
-    except KeyError as error:
-        raise typer.BadParameter(str(error.args[0])) from error
+    report = measure(request, lambda text: progress.print(text, soft_wrap=True))
     show(report, out)
     if json is not None:
         report.write(json)

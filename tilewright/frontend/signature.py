@@ -179,4 +179,4 @@ class _Closure(dict[str, Any]):
             read = enclosing_reader(self.kernel.function, name)
             if read is not None:
                 return read()
-        raise KeyError(name)
+        return self.kernel.around[name]

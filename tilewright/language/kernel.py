@@ -4,11 +4,13 @@ Compiling and running are `tilewright.jit`'s.
 """
 
 from __future__ import annotations
+import __future__
 
 import inspect
 import linecache
-from collections.abc import Callable
-from types import FunctionType
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType, FunctionType
 from typing import Any, Literal, Protocol
 
 from tilewright.errors import KernelError, UnsupportedFeatureError
@@ -60,7 +62,11 @@ class Kernel:
     """
 
     def __init__(
-        self, function: Callable[..., Any], kind: KernelKind, check_annotations: bool = True
+        self,
+        function: Callable[..., Any],
+        kind: KernelKind,
+        check_annotations: bool = True,
+        around: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(function, FunctionType):
             raise UnsupportedFeatureError(
@@ -70,6 +76,7 @@ class Kernel:
         self.function = function
         self.kind = kind
         self.check_annotations = check_annotations
+        self.around = around or {}  # for annotations that Python left as text
         self.specializations: dict[Any, Any] = {}
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -143,9 +150,21 @@ class Decorator:
         auto_scope: bool = True,
         level: Any = None,
     ) -> Any:
-        if function is not None:
-            return Kernel(function, self.kind, check_annotations)
-        return lambda decorated: Kernel(decorated, self.kind, check_annotations)
+        def decorate(decorated: Callable[..., Any]) -> Kernel:
+            return Kernel(decorated, self.kind, check_annotations, around)
+
+        around = _locals_for_annotations(sys._getframe(1))
+        return decorate if function is None else decorate(function)
+
+
+def _locals_for_annotations(frame: FrameType) -> Mapping[str, Any]:
+    """The names around a definition whose annotations Python does not evaluate.
+
+    Under `from __future__ import annotations` a name that occurs in annotations only is not closed over,
+    so it must be looked at while the enclosing function runs.
+    """
+    postponed = frame.f_code.co_flags & __future__.annotations.compiler_flag
+    return dict(frame.f_locals) if postponed and frame.f_locals is not frame.f_globals else {}
 
 
 class Jit(Decorator):

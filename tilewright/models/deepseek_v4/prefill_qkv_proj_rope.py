@@ -4,6 +4,8 @@ Run it as a module to check it against the Torch reference:
 `python -m tilewright.models.deepseek_v4.prefill_qkv_proj_rope --start-pos 128`.
 """
 
+from __future__ import annotations
+
 from functools import cache
 
 import tilewright.language as pl

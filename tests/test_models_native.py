@@ -1,0 +1,106 @@
+"""The Q/KV kernels at DEMO size in machine code: a token's bits do not depend on its company."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+from both_ways import guarded, share_even_small
+
+from tilewright.golden import ScalarSpec
+from tilewright.models.deepseek_v4 import prefill_qkv_proj_rope, qkv_proj_rope
+from tilewright.models.deepseek_v4.config import DEMO
+from tilewright.models.deepseek_v4.specs import prefill_specs
+
+TOKENS, START, MAX_SEQ = 200, 9, 256
+OUTPUTS = ("q", "kv", "qr", "qr_scale")
+
+
+@cache
+def inputs() -> dict[str, torch.Tensor]:
+    """The tensors of a call with all tokens."""
+    specs = prefill_specs(DEMO, TOKENS, START, MAX_SEQ, seed=3)
+    return {s.name: s.create_tensor() for s in specs if not isinstance(s, ScalarSpec)}
+
+
+def arguments(first: int, count: int, decode: bool = False) -> list[torch.Tensor | int]:
+    """Arguments for `count` tokens from token `first` on, outputs poisoned."""
+    values = dict(inputs())
+    values["x"] = values["x"][first : first + count].contiguous()
+    if decode:
+        rows = slice(START + first, START + first + count)
+        values["rope_cos"], values["rope_sin"] = (values[n][rows].contiguous() for n in ("rope_cos", "rope_sin"))
+    for name in OUTPUTS:
+        like = values.pop(name)[:count]
+        poison = 77 if like.dtype == torch.int8 else float("nan")
+        values[name] = torch.full(like.shape, poison, dtype=like.dtype)
+    args: list[torch.Tensor | int] = list(values.values())
+    if not decode:
+        args.insert(len(args) - len(OUTPUTS), START + first)
+    return args
+
+
+def run(
+    first: int, count: int, threads: int = 2, decode: bool = False, backend: str = "native"
+) -> list[torch.Tensor]:
+    """The outputs for these tokens."""
+    kernel = (qkv_proj_rope if decode else prefill_qkv_proj_rope).build(DEMO)
+    args = guarded(arguments(first, count, decode))
+    if backend == "native":
+        share_even_small(kernel.specialize(*args.args, backend=backend).executable)
+    kernel.run(*args.args, backend=backend, threads=threads)
+    assert args.complaints() == []
+    return args.args[-len(OUTPUTS) :]
+
+
+@cache
+def everything() -> list[torch.Tensor]:
+    """The outputs of one call with all tokens."""
+    return run(0, TOKENS)
+
+
+def same_bits(got: Sequence[torch.Tensor], first: int, count: int) -> None:
+    for name, a, b in zip(OUTPUTS, got, everything(), strict=True):
+        wanted = b[first : first + count]
+        bits = torch.int32 if a.element_size() == 4 else torch.int16 if a.element_size() == 2 else torch.int8
+        assert torch.equal(a.view(bits), wanted.view(bits)), f"{name} of tokens {first} to {first + count}"
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [(0, 1), (199, 1), (5, 2), (3, 5), (70, 6), (60, 7), (1, 13), (125, 16), (0, 128), (72, 128), (7, 129)],
+)
+def test_a_token_gives_the_same_bits_in_every_chunk(first: int, count: int):
+    same_bits(run(first, count), first, count)
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 2), (11, 17), (0, 200)])
+def test_decode_gives_the_bits_of_prefill(first: int, count: int):
+    same_bits(run(first, count, decode=True), first, count)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 5])
+def test_the_number_of_threads_changes_no_bit(threads: int):
+    for _ in range(3):
+        same_bits(run(0, TOKENS, threads), 0, TOKENS)
+
+
+def test_every_output_element_is_written():
+    q, kv, qr, qr_scale = everything()
+    assert all(not x.isnan().any() for x in (q, kv, qr_scale))
+    assert (qr == 77).float().mean() < 0.05  # a code that does occur
+
+
+@pytest.mark.parametrize("count", [1, 7, 130])
+def test_machine_code_and_interpreter_agree(count: int):
+    """Codes within one step (a sum may fall on the other side of a rounding boundary), the rest close."""
+    got, wanted = run(0, count), run(0, count, backend="interpreter")
+    for a, b in ((got[0], wanted[0]), (got[1], wanted[1])):
+        error = (a.double() - b.double()).abs()
+        assert bool((error <= 2e-2 + b.double().abs() / 64).all()), error.max()
+    codes = (got[2].int() - wanted[2].int()).abs()
+    assert int(codes.max()) <= 1
+    assert float((codes > 0).float().mean()) < 0.01
+    assert torch.allclose(got[3], wanted[3], rtol=5e-3, atol=2.5e-5)
