@@ -1,25 +1,23 @@
-"""Every microkernel of this machine on one thread, against a loop that only multiplies registers.
+"""Every microkernel of this machine on one thread, against the peak that `tilewright bench` measures.
 
     python benchmarks/microkernel.py [--machine host|avx512|avx2|x86-64] [--k 1024]
 
 One row a tile: operations a second, share of the measured peak, and whether LLVM spilled.
-Where there are only 16 registers, the loop that only multiplies has too few independent sums to be
-more than a lower bound of the peak. A and the panel block stay in the first two levels of cache, so
-what is measured is the loop itself.
+A and the panel block stay in the first two levels of cache, so what is measured is the loop itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import time
 from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 
+from tilewright.bench.peaks import PATIENCE, fastest, product_gops
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
-from tilewright.codegen.llvm.types import I64, PTR, VOID, counted, define, offset
+from tilewright.codegen.llvm.types import I64, VOID, counted
 from tilewright.dtypes import BF16, FP16, FP32, INT8
 from tilewright.machine import Machine, avx2, avx512, generic_x86_64, host
 from tilewright.runtime import engine
@@ -41,31 +39,6 @@ def aligned(nbytes: int) -> np.ndarray:
     return raw[start : start + nbytes]
 
 
-def emit_peak(module: ir.Module, kernel: Kernel, rows: int, columns: int) -> ir.Function:
-    """`void peak(data, turns: i64)`: rows x columns accumulators, nothing loaded in the loop.
-
-    The rows' groups change places every turn; else LLVM would multiply once, before the loop.
-    """
-    way = kernel.isa
-    fn = define(module, f"peak_{kernel.name}", VOID, [("data", PTR), ("turns", I64)])
-    fn.linkage = ""
-    data, turns = fn.args
-    b = ir.IRBuilder(fn.append_basic_block("entry"))
-    a = [way.load_a(b, offset(b, data, 64 * i)) for i in range(rows)]
-    w = [way.load_b(b, offset(b, data, 1024 + 64 * i)) for i in range(columns)]
-    sums = [b.load(data, typ=way.acc_type(), align=4) for _ in range(rows * columns)]
-    with counted(b, 0, turns, carried=[*sums, *(x for group in a for x in group)]) as loop:
-        x, flat = loop.carried[: len(sums)], loop.carried[len(sums) :]
-        turned = [tuple(flat[i : i + len(a[0])]) for i in range(0, len(flat), len(a[0]))]
-        pairs = [(row, column) for row in turned for column in w]
-        loop.next = [way.step(b, x[i], *pair) for i, pair in enumerate(pairs)]
-        loop.next += flat[len(a[0]) :] + flat[: len(a[0])]
-    for i in range(len(sums)):
-        b.store(loop.results[i], offset(b, data, 2048 + 64 * i), align=4)
-    b.ret_void()
-    return fn
-
-
 def emit_many(module: ir.Module, tile: ir.Function) -> ir.Function:
     """`void many(turns: i64, ...)`: the tile again and again, so that a call from Python does not
     count.
@@ -76,27 +49,6 @@ def emit_many(module: ir.Module, tile: ir.Function) -> ir.Function:
         b.call(tile, fn.args[1:])
     b.ret_void()
     return fn
-
-
-def best(run: Callable[[], object], seconds: float = 0.15) -> float:
-    """Shortest time of one run, over repetitions that take about `seconds`."""
-    shortest, until = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        run()
-        shortest = min(shortest, time.perf_counter() - start)
-    return shortest
-
-
-def peak_gops(kernel: Kernel, machine: Machine) -> float:
-    rows, columns = (4, 3) if machine.vector_registers == 32 else (4, 2)
-    module = ir.Module("peak")
-    fn = emit_peak(module, kernel, rows, columns)
-    code = engine.load(str(module), [fn.name], machine)
-    call = code.function(fn.name, Address, Int)
-    data, turns = aligned(8192), 200_000
-    seconds = best(lambda: call(data.ctypes.data, turns))
-    return 2 * rows * columns * kernel.isa.part * kernel.k_group * turns / seconds / 1e9
 
 
 def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tuple[float, int]:
@@ -121,7 +73,7 @@ def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tupl
         init.ctypes.data,
     )
     calls = max(1, 20_000_000 // (m * nr * LANES * k))
-    gops = 2 * m * nr * LANES * k * calls / best(lambda: call(calls, *arguments)) / 1e9
+    gops = 2 * m * nr * LANES * k * calls / fastest(lambda: call(calls, *arguments), PATIENCE) / 1e9
     return gops, spills(engine.assembly(text, machine))
 
 
@@ -143,8 +95,8 @@ def main() -> None:
     print(f"{'kernel':24} {'tile':>6} {'Gop/s':>8} {'of peak':>8} {'spills':>7}")
     for dtype in (INT8, BF16, FP16, FP32):
         kernel = choose(dtype, machine)
-        peak = peak_gops(kernel, machine)
-        print(f"{kernel.name:24} {'peak':>6} {peak:8.1f}")
+        peak, way = product_gops(dtype, 1, machine)
+        print(f"{kernel.name:24} {'peak':>6} {peak:8.1f}  {way}")
         tiles = {
             (m, nr) for nr in (kernel.nr, 1) for m in (1, 2, 4, 5, kernel.mr) if m <= kernel.mr
         }

@@ -1,4 +1,8 @@
-"""After every pass, the interpreter gets the bits that it got from the author's program."""
+"""After every pass, the interpreter gets the bits that it got from the author's program.
+
+One pass may move the last bits of FP32 here, once: merge_products makes one product of a chain, and the
+interpreter rounds to FP32 after every link. (Native code does not: there the chain is one accumulation.)
+"""
 
 from __future__ import annotations
 
@@ -68,6 +72,11 @@ def test_no_pass_changes_a_bit_of_what_the_interpreter_computes():
 
     def observe(name: str, function: Function) -> None:
         seen.append(name)
+        if name == "merge_products":
+            merged = results(function)
+            torch.testing.assert_close(merged[1], wanted[1], rtol=1e-5, atol=0)  # amax, FP32
+            assert (merged[0] != wanted[0]).float().mean() < 0.01  # y, BF16: one step, rarely
+            wanted[:] = merged
         for options in ({}, {"poison": True}, {"order": "shuffled"}):
             got = results(function, **options)
             assert all(map(torch.equal, got, wanted)), f"after {name} with {options}"

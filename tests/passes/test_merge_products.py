@@ -22,7 +22,10 @@ WALK = """
 
 
 def test_slices_of_k_that_lie_next_to_each_other_are_one_product():
-    assert_pass(merge_products, before=WALK, after="""
+    assert_pass(
+        merge_products,
+        before=WALK,
+        after="""
         func f(%x: tensor<4x32, INT8>, %w: tensor<32x16, INT8>, %z: tensor<4x16, INT32>, out %y: tensor<4x16, INT32>) {
           %start = load %z[0, 0] valid [4, 16] {shape = [4, 16]} : tile<4x16, INT32>
           %a.1 = load %x[0, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, INT8>
@@ -30,13 +33,19 @@ def test_slices_of_k_that_lie_next_to_each_other_are_one_product():
           %all.1 = matmul_acc %start, %a.1, %b.1, 4, 32, 16 : tile<4x16, INT32>
           store %all.1 to %y[0, 0] valid [4, 16] {shape = [4, 16]}
         }
-        """)
+        """,
+    )
 
 
 def test_an_accumulator_of_zeros_is_the_start_of_a_plain_product():
     zeros = "%start = full {dtype = INT32, shape = [4, 16], value = 0} : tile<4x16, INT32>"
-    text = changed("%start = load %z[0, 0] valid [4, 16] {shape = [4, 16]} : tile<4x16, INT32>", zeros)
-    assert_pass(merge_products, before=text, after="""
+    text = changed(
+        "%start = load %z[0, 0] valid [4, 16] {shape = [4, 16]} : tile<4x16, INT32>", zeros
+    )
+    assert_pass(
+        merge_products,
+        before=text,
+        after="""
         func f(%x: tensor<4x32, INT8>, %w: tensor<32x16, INT8>, %z: tensor<4x16, INT32>, out %y: tensor<4x16, INT32>) {
           %start = full {dtype = INT32, shape = [4, 16], value = 0} : tile<4x16, INT32>
           %a.1 = load %x[0, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, INT8>
@@ -44,7 +53,8 @@ def test_an_accumulator_of_zeros_is_the_start_of_a_plain_product():
           %all.1 = matmul %a.1, %b.1, 4, 32, 16 : tile<4x16, INT32>
           store %all.1 to %y[0, 0] valid [4, 16] {shape = [4, 16]}
         }
-        """)
+        """,
+    )
 
 
 def changed(*pairs: str) -> str:

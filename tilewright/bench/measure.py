@@ -44,9 +44,9 @@ def in_turns(
     """Time every way in each of `rounds` rounds; each round starts with the next way.
 
     A way is one call, or several copies of it that work on data of their own and are called in
-    rotation. Warm bursts start with untimed calls, because the way before has left its own data in
-    the caches; cold ones have none, as no call finds its copy there. Raises ValueError for less
-    than one round.
+    rotation. A burst starts with untimed calls: the way before has left its own data in the caches,
+    and threads have gone to sleep. Cold bursts need one for the threads only, as no call finds its
+    copy in the caches. Raises ValueError for less than one round.
     """
     if rounds < 1:
         raise ValueError(f"{rounds} rounds; it takes 1 or more")
@@ -66,10 +66,9 @@ def in_turns(
                 return clock() - start
 
             settled = clock() + SETTLE
-            while not cold:
+            once()
+            while not cold and clock() < settled:
                 once()
-                if clock() >= settled:
-                    break
             until, count = clock() + BURST, 0
             while count < LEAST_CALLS or (clock() < until and count < MOST_CALLS):
                 samples[name].append(once())

@@ -110,7 +110,7 @@ class Plain(nn.Module):
         self.attn_norm, self.q_norm, self.kv_norm = (
             values[name] for name in ("attn_norm", "q_norm", "kv_norm")
         )
-        self.column_scale = values["wq_b_scale"].reshape(1, -1)
+        self.column_scale: Tensor = values["wq_b_scale"].reshape(1, -1)
         self.take(weights)
 
     def take(self, weights: Weights) -> None:

@@ -150,6 +150,7 @@ def show(report: Report, out: Console) -> None:
         f"{temper} weights. roof: the least time by products (p) or memory (m). vs: time of each over"
         " ours. GB/s: of weights. q, kv: elements within tolerance.",
         style="dim",
+        soft_wrap=True,
     )
 
 
@@ -159,19 +160,21 @@ def _table(rows: list[Row]) -> Table:
     titles = ("T", "threads", "who", "median", "p10", "p90", "GOP/s", "GB/s", "roof", "share", "vs")
     for title in (*titles, "q", "kv"):
         table.add_column(title, justify="left" if title in left else "right", no_wrap=True)
+    ours = 0.0  # seconds of the bound kernel, which comes first of a problem
     for row in rows:
+        ours = row.seconds if row.bound else ours
         name = "tilewright" if row.bound else "tilewright unbound"
         first = (str(row.tokens), str(row.threads))
-        table.add_row(*first, f"[bold]{name}[/]", *_cells(row, row.ours))
+        table.add_row(*first, f"[bold]{name}[/]", *_cells(row, row.ours, ours))
         for peer, result in row.peers.items() if row.bound else ():
             if result.timing is None:
                 table.add_row("", "", peer, f"[dim]{result.skipped}[/]")
             else:
-                table.add_row("", "", peer, *_cells(row, result))
+                table.add_row("", "", peer, *_cells(row, result, ours))
     return table
 
 
-def _cells(row: Row, result: Result) -> tuple[str, ...]:
+def _cells(row: Row, result: Result, ours: float) -> tuple[str, ...]:
     timing = result.timing
     assert timing is not None
     wrong = " [red]FAIL[/]" if result is row.ours and not result.passed else ""
@@ -183,7 +186,7 @@ def _cells(row: Row, result: Result) -> tuple[str, ...]:
         f"{row.weight_bytes / timing.median / 1e9:.1f}",
         f"{seconds(row.roofline_us / 1e6)} {row.bound_by[0]}" if result is row.ours else "",
         f"{row.roofline_us / 1e6 / timing.median:.1%}",
-        f"{timing.median / row.seconds:.2f}x",
+        f"{timing.median / ours:.2f}x",
         f"{result.within['q']:.3%}",
         f"{result.within['kv']:.3%}{wrong}",
     )

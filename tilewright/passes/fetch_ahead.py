@@ -59,7 +59,9 @@ class _FetchAhead:
             return None
         turns, tasks = literal_range(rows), literal_range(task)
         products = [op for op in rows.blocks[0].ops if op.name in PRODUCTS]
-        if turns is None or not tasks or len(products) != 1 or len(turns) < MIN_TILES:
+        if turns is None or turns != range(len(turns)) or len(turns) < MIN_TILES:
+            return None  # the tile's number says which part it fetches
+        if not tasks or len(products) != 1:
             return None
         panel = products[0].operands[-2]
         place = self.defined.get(as_value(panel))
