@@ -10,12 +10,18 @@ import torch
 from both_ways import guarded, share_even_small
 
 from tilewright.golden import ScalarSpec
-from tilewright.models.deepseek_v4 import prefill_qkv_proj_rope, qkv_proj_rope
+from tilewright.models.deepseek_v4 import prefill_qkv_proj_rope, qkv_proj_rope, steps
 from tilewright.models.deepseek_v4.config import DEMO
 from tilewright.models.deepseek_v4.specs import prefill_specs
 
 TOKENS, START, MAX_SEQ = 200, 9, 256
 OUTPUTS = ("q", "kv", "qr", "qr_scale")
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_128(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chunks, the second a shorter one, at a number of tokens that a test can afford."""
+    monkeypatch.setattr(steps, "T_CHUNK", 128)
 
 
 @cache
@@ -74,6 +80,13 @@ def same_bits(got: Sequence[torch.Tensor], first: int, count: int) -> None:
 )
 def test_a_token_gives_the_same_bits_in_every_chunk(first: int, count: int):
     same_bits(run(first, count), first, count)
+
+
+@pytest.mark.parametrize("chunk", [48, 512])
+def test_the_size_of_a_chunk_changes_no_bit(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    everything()  # in chunks of 128
+    monkeypatch.setattr(steps, "T_CHUNK", chunk)
+    same_bits(run(0, TOKENS), 0, TOKENS)
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 2), (11, 17), (0, 200)])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from tilewright.ir.nodes import Const, Operand, Value
-from tilewright.ir.walk import Definition
+from tilewright.ir.nodes import Const, Op, Operand, Value
+from tilewright.ir.walk import Definition, defined_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,27 @@ def affine(x: Operand, defined: Mapping[Value, Definition]) -> Affine:
         if not a.terms:
             return Affine(0).plus(b, a.const)
     return Affine(0, ((x, 1),))
+
+
+class Movement:
+    """What a loop does to scalars: which differ from turn to turn, and by how much."""
+
+    def __init__(self, loop: Op, defined: Mapping[Value, Definition]) -> None:
+        self.variable = loop.blocks[0].args[0]
+        self._inside: Set[Value] = defined_in(loop)
+        self._defined = defined
+
+    def varies(self, x: Operand) -> bool:
+        """True when `x` may differ between two turns."""
+        if isinstance(x, Const) or x not in self._inside:
+            return False
+        place = self._defined[x]
+        if place.op is None or place.block is not None or not place.op.name.startswith("s."):
+            return True
+        return any(map(self.varies, place.op.operands))
+
+    def of(self, x: Operand) -> int | None:
+        """How far `x` moves when the loop variable goes up by 1; None when that is no fixed number."""
+        total = affine(x, self._defined)
+        rest = total.without(self.variable)
+        return None if any(self.varies(v) for v, _ in rest.terms) else total.factor(self.variable)

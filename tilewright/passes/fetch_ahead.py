@@ -28,7 +28,8 @@ def fetch_ahead(fn: Function, machine: Machine) -> Function:
             move with the loop's variable.
     Gives:  the same values; a `fetch_ahead` of a part of the next window before the product of each row
             tile, as much in all as the second-level cache can take.
-    Leaves: loops of few row tiles, panels packed on the spot, panels that fill the cache by themselves.
+    Leaves: loops of few row tiles, panels packed on the spot, windows that a row tile takes for itself, loops
+            that run backwards, panels that fill the cache by themselves.
     """
     return _FetchAhead(fn, machine).run()
 
@@ -61,13 +62,18 @@ class _FetchAhead:
         products = [op for op in rows.blocks[0].ops if op.name in PRODUCTS]
         if turns is None or turns != range(len(turns)) or len(turns) < MIN_TILES:
             return None  # the tile's number says which part it fetches
-        if not tasks or len(products) != 1:
+        if not tasks or tasks.step < 0 or len(products) != 1:
             return None
         panel = products[0].operands[-2]
         place = self.defined.get(as_value(panel))
         window = place.op if place is not None and place.block is None else None
         share = self.share(panel.type)
-        if window is None or window.name != "panel_window" or share == 0:
+        if (
+            window is None
+            or window.name != "panel_window"
+            or window in rows.blocks[0].ops
+            or share == 0
+        ):
             return None
         variable = task.blocks[0].args[0]
         self.builder.span = rows.span

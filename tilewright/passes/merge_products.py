@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.ir.affine import affine
+from tilewright.ir.affine import Movement
 from tilewright.ir.build import Builder, fold_scalar
 from tilewright.ir.nodes import Const, Function, Op, Operand, Value, index
 from tilewright.ir.typed import literal_range, shape_of
@@ -21,7 +21,8 @@ def merge_products(fn: Function, machine: Machine) -> Function:
             one in every turn, and add their product to a carried accumulator.
     Gives:  the same bits natively: accumulation over K is one chain either way. (The interpreter rounds to
             FP32 after every matmul_acc, so there a merged product may differ in the last bits.)
-    Leaves: loops that store, slices that do not lie next to each other, slices of odd width.
+    Leaves: loops that store, slices that do not lie next to each other, slices of odd width, valid extents
+            that differ from turn to turn.
     """
     return _Merger(fn).run()
 
@@ -51,6 +52,7 @@ class _Merger:
             return None
         if any(op.name != "yield" and not op.name.startswith("s.") for op in others):
             return None
+        self.movement = Movement(loop, self.defined)
         builder = Builder(self.taken)
         values: dict[Value, Operand] = {}
         for arg, first, result, yielded in zip(
@@ -60,6 +62,8 @@ class _Merger:
             if product is None or product.operands[0] != arg or len(self.readers.get(arg, ())) != 1:
                 return None
             if len(self.readers.get(product.result, ())) != 1:
+                return None
+            if any(self.movement.varies(x) for x in product.operands[3:]):
                 return None
             builder.span = product.span
             a = self.widened(builder, product.operands[1], loop, "a", product)
@@ -106,16 +110,14 @@ class _Merger:
             return None
         along_rows = bool(product.attr("a_trans")) if side == "a" else not product.attr("b_trans")
         axis = 0 if along_rows else 1
-        variable = loop.blocks[0].args[0]
         turns = literal_range(loop)
         assert turns, "rewrite has looked"
         shape = list(load.attr("shape"))
         offsets, valid = load.operands[1:3], load.operands[3:]
-        moves = [affine(x, self.defined).factor(variable) * turns.step for x in offsets]
-        if moves[axis] != shape[axis] or moves[1 - axis] != 0 or shape[axis] % K_UNIT:
+        along, across = self.movement.of(offsets[axis]), self.movement.varies(offsets[1 - axis])
+        if along is None or along * turns.step != shape[axis] or across or shape[axis] % K_UNIT:
             return None
-        still_valid = affine(valid[1 - axis], self.defined).factor(variable) == 0
-        if valid[axis] != index(shape[axis]) or not still_valid:
+        if valid[axis] != index(shape[axis]) or self.movement.varies(valid[1 - axis]):
             return None
         shape[axis] *= len(turns)
         starts = [self.at_start(builder, x, loop) for x in offsets]

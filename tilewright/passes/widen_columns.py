@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tilewright.ir.affine import Affine, affine
+from tilewright.ir.affine import Affine, Movement, affine
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.ops.elementwise import BINARY, UNARY
@@ -17,7 +17,7 @@ from tilewright.ir.typed import (
     tile_type_of,
     whole_number,
 )
-from tilewright.ir.types import TileType
+from tilewright.ir.types import ScalarType, TileType
 from tilewright.ir.walk import definitions, ops_in, root_tensor
 from tilewright.machine import Machine
 
@@ -38,7 +38,8 @@ def widen_columns(fn: Function, machine: Machine) -> Function:
     Gives:  the same values bit for bit: every column is computed by the same ops, a product's K included.
             The panel of a widened product takes at most half of the second-level cache, and a shared loop
             keeps enough turns to share out.
-    Leaves: reductions along the row, gathers, windows that overlap or leave gaps.
+    Leaves: reductions along the row, gathers, windows that overlap or leave gaps, work on scalars that
+            differ from turn to turn.
     """
     widener = _Widener(fn, machine)
     return replace(fn, body=widener.block(fn.body))
@@ -85,9 +86,9 @@ class _Widener:
 
     def moving_width(self, loop: Op, step: int) -> tuple[int, int] | None:
         """(columns a turn, bytes of K behind a column of its products); None when columns are not independent."""
-        variable = loop.blocks[0].args[0]
+        self.movement = Movement(loop, self.defined)
         self.wide: set[Value] = set()
-        moving = [self.window(op, variable, step) for op in ops_in(loop) if op.name == "load"]
+        moving = [self.window(op, step) for op in ops_in(loop) if op.name == "load"]
         self.constants = {width for width in moving if width}
         width, depth = 0, 0
         for op in ops_in(loop.blocks[0]):
@@ -97,19 +98,21 @@ class _Widener:
                 continue
             if op.name.startswith("s."):
                 continue
-            found = self.columns(op, variable, step)
+            found = self.columns(op, step)
             if found is None or (found and width and found != width):
                 return None
             width = width or found
             if op.name == "matmul" or op.name == "matmul_acc":
                 b = tile_type_of(op.operands[-4])
                 depth = max(depth, b.shape[0] * b.dtype.nbytes)
-        return (width, depth) if width and self.keeps_apart(loop, variable) else None
+        return (width, depth) if width and self.keeps_apart(loop) else None
 
-    def columns(self, op: Op, variable: Value, step: int) -> int | None:
+    def columns(self, op: Op, step: int) -> int | None:
         """The moving columns that `op` handles; 0 when it has to do with none; None when it mixes them."""
         if op.name in ("load", "store"):
-            return self.window(op, variable, step)
+            return self.window(op, step)
+        if any(isinstance(x.type, ScalarType) and self.movement.varies(x) for x in op.operands):
+            return None
         operands = [x for x in op.operands if x in self.wide]
         if op.name in ("matmul", "matmul_acc"):
             b, n = op.operands[-4], op.operands[-1]
@@ -146,26 +149,25 @@ class _Widener:
         self.wide.add(op.result)
         return int(width)
 
-    def window(self, op: Op, variable: Value, step: int) -> int | None:
+    def window(self, op: Op, step: int) -> int | None:
+        """The columns of a load or store whose window moves on by its width; 0 for a load that stays in
+        its place, None for every other."""
         first = 1 if op.name == "load" else 2
         tensor = tensor_type_of(op.operands[first - 1])
         rank = len(tensor.shape)
         offsets, valid = op.operands[first : first + rank], op.operands[first + rank :]
         shape, drop = op.attr("shape"), op.attr("drop") or ()
-        moves = [affine(x, self.defined).factor(variable) * step for x in offsets]
-        if not any(moves):
+        *still, last = offsets
+        along = self.movement.of(last)
+        if along is None or any(map(self.movement.varies, (*still, *valid))):
+            return None
+        if along == 0:
             if op.name == "load":
                 return 0
             return None  # every turn writes the same window
         width = shape[-1]
         kept = rank - len(drop)
-        if (
-            any(moves[:-1])
-            or moves[-1] != width
-            or rank - 1 in drop
-            or kept != 2
-            or valid[-1] != index(width)
-        ):
+        if along * step != width or rank - 1 in drop or kept != 2 or valid[-1] != index(width):
             return None
         if op.name == "load":
             self.wide.add(op.result)
@@ -173,12 +175,12 @@ class _Widener:
             return None
         return int(width)
 
-    def keeps_apart(self, loop: Op, variable: Value) -> bool:
-        """True when every access to a tensor that the loop writes is at one and the same columns.
+    def keeps_apart(self, loop: Op) -> bool:
+        """True when every access to memory that the loop writes is at the same columns of the same view.
 
         A turn then sees and overwrites its own columns only, so the order of turns does not matter.
         """
-        columns: dict[Value, set[Affine | None]] = {}
+        columns: dict[Value, set[tuple[Operand, Affine | None]]] = {}
         written: set[Value] = set()
         for op in ops_in(loop):
             if op.name not in ("load", "store"):
@@ -187,8 +189,8 @@ class _Widener:
             tensor = op.operands[first - 1]
             last = op.operands[first + len(shape_of(tensor)) - 1]
             moves = op.name == "store" or op.result in self.wide
-            start = affine(last, self.defined).without(variable) if moves else None
-            columns.setdefault(self.root(tensor), set()).add(start)
+            start = affine(last, self.defined) if moves else None
+            columns.setdefault(self.root(tensor), set()).add((tensor, start))
             if op.name == "store":
                 written.add(self.root(tensor))
         return all(len(columns[root]) == 1 for root in written)
