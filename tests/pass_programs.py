@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from textwrap import dedent
 
+import pytest
 import torch
-from both_ways import compile_native
+from both_ways import compile_native, draw
 from ir_programs import same_bits
 
 from tilewright.interpreter import run
@@ -16,6 +17,7 @@ from tilewright.ir.printer import to_text
 from tilewright.ir.types import TensorType
 from tilewright.ir.verify import verify
 from tilewright.machine import Machine, avx512, host
+from tilewright.passes import pipeline
 from tilewright.passes.pipeline import prepare
 
 Pass = Callable[[Function, Machine], Function]
@@ -69,6 +71,28 @@ def assert_native_agrees(text: str, **scalars: int) -> None:
     for threads in (1, 2):
         for name, got in natively(text, threads, **scalars).items():
             assert same_bits(got, wanted[name]), f"%{name} differs on {threads} threads"
+
+
+def assert_pass_changes_no_bit(step: Pass, text: str, **scalars: int) -> None:
+    """Machine code with and without `step` gives the same bits, on numbers whose sums round; and is not the same."""
+    function = parse(text)
+    verify(function)
+    results, programs = [], []
+    for passes in (pipeline.PIPELINE, tuple(p for p in pipeline.PIPELINE if p is not step)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TILEWRIGHT_CACHE", "0")  # code is kept by what it is made of, not by the passes
+            patch.setattr(pipeline, "PIPELINE", passes)
+            program = compile_native(function)
+            programs.append(to_text(program.lowered))
+        args = arguments(function, scalars)
+        for seed, (name, x) in enumerate(args.items()):
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                args[name] = draw(x.shape, x.dtype, seed, plain=True)
+        program.run(list(args.values()), threads=2)
+        results.append({name: x for name, x in args.items() if isinstance(x, torch.Tensor)})
+    assert programs[0] != programs[1], f"{step.__name__} does nothing here"
+    for name, got in results[0].items():
+        assert same_bits(got, results[1][name]), f"%{name} differs without {step.__name__}"
 
 
 def arguments(function: Function, scalars: Mapping[str, int]) -> dict[str, torch.Tensor | int]:

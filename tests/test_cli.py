@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.golden_kernels import PythonKernel
+from golden_kernels import PythonKernel
 from tilewright.cli import check as check_module
 from tilewright.cli.app import app, main
 from tilewright.cli.console import seconds, size

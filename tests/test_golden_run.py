@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.golden_kernels import PythonKernel
+from golden_kernels import PythonKernel
 from tilewright.golden import ScalarSpec, TensorSpec, close, run, run_jit
 
 

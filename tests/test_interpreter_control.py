@@ -58,7 +58,7 @@ func f(inout %y: tensor<1, INT32>) {
 def digits(kind: str, order: str) -> int:
     out = torch.zeros(1, dtype=torch.int32)
     run_text(ORDER.replace("KIND", kind), out, order=order)
-    return out.item()
+    return int(out.item())
 
 
 def test_loops_run_in_ascending_order():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tilewright.dtypes import ALL, BF16, FP32, INDEX, INT32, UINT8
 from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Block, Const, Function, Op, Param, Value, index, make_attrs
+from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index, make_attrs
 from tilewright.ir.parser import IRSyntaxError, parse
 from tilewright.ir.printer import to_text
 from tilewright.ir.types import PanelType, ScalarType, TensorType, TileType, tensor_type
@@ -90,7 +90,7 @@ def from_bits(pattern: int) -> float:
     return struct.unpack("<d", struct.pack("<Q", pattern))[0]
 
 
-def roundtrip_const(const: Const) -> Const:
+def roundtrip_const(const: Const) -> Operand:
     program = Function("f", (), Block((), (Op("yield", (const,)),)))
     return parse(to_text(program)).body.ops[0].operands[0]
 

@@ -14,7 +14,14 @@ from tilewright.dtypes import DType
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.ir.nodes import Function
 from tilewright.ir.types import PanelType
-from tilewright.jit import Entry, entry_of, state_of, thread_count
+from tilewright.jit import (
+    Entry,
+    entry_of,
+    fresh_results,
+    results_of,
+    state_of,
+    thread_count,
+)
 from tilewright.language.kernel import Kernel
 from tilewright.machine import host
 from tilewright.native import Code, NativeProgram, code_for, torch_threads
@@ -28,8 +35,9 @@ from tilewright.runtime.memory import Pages
 class _Frozen:
     """One fixed argument, and its packed form once some program wants that.
 
-    version: Torch's count of in-place changes when it was fixed; None for an inference tensor, which
-             does not count.
+    version:  Torch's count of in-place changes when it was fixed; None for an inference tensor, which
+              does not count.
+    unpacked: some program reads the tensor as it is, so that it must stay.
     """
 
     name: str
@@ -38,6 +46,7 @@ class _Frozen:
     version: int | None
     meta: Any  # shape and dtype for specialising, when the tensor itself is gone
     panel: Pages | None = None
+    unpacked: bool = False
 
 
 class BoundKernel:
@@ -45,7 +54,8 @@ class BoundKernel:
 
     A fixed matrix that the kernel only multiplies with is packed on the first call and kept; the panel
     takes as much memory as the matrix (K and N rounded up to a block). With `release=True` the bound
-    kernel then lets go of the tensor, so that the caller may free it.
+    kernel then lets go of the tensor, so that the caller may free it; not of one that it has read in
+    another way.
 
     A fixed tensor must not change: a call after an in-place change raises ArgumentValueError (Torch
     counts changes, except of inference tensors). Bind again to use the new contents.
@@ -74,19 +84,20 @@ class BoundKernel:
         self._programs: dict[int, tuple[Entry, NativeProgram]] = {}  # by id of the entry
         self._lock = threading.RLock()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the arguments that are not fixed, positional ones in the kernel's order."""
-        self.run(*args, **kwargs)
+        return self.run(*args, **kwargs)
 
-    def run(self, *args: Any, threads: int | None = None, **kwargs: Any) -> None:
+    def run(self, *args: Any, threads: int | None = None, **kwargs: Any) -> Any:
         """As a call, on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
-        program = self._program(bound, threads)
+        entry, program = self._program(bound, threads)
         written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
         check_overlap(self.kernel, bound, written)
+        fresh = fresh_results(entry.traced)
         values = []
-        for param in program.params:
+        for param in program.params[: len(program.params) - len(fresh)]:
             frozen = self._frozen.get(param.value.name)
             if isinstance(param.value.type, PanelType):
                 assert frozen is not None
@@ -94,11 +105,12 @@ class BoundKernel:
                 values.append(frozen.panel.address)
             else:
                 values.append(bound.values[param.value.name])
-        program.run(values, threads)
+        program.run([*values, *fresh], threads)
+        return results_of(entry.traced, bound, fresh)
 
     def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
         """The program for arguments like these; packs what it wants packed."""
-        return self._program(self._bind(args, kwargs), threads)
+        return self._program(self._bind(args, kwargs), threads)[1]
 
     @property
     def panel_bytes(self) -> int:
@@ -113,9 +125,11 @@ class BoundKernel:
             )
         for frozen in self._frozen.values():
             _require_unchanged(frozen)
-        released = frozenset(f.name for f in self._frozen.values() if f.tensor is None)
+        # Read once: another thread's first call may be letting go of tensors.
+        held = {f.name: f.tensor for f in self._frozen.values()}
+        released = frozenset(name for name, tensor in held.items() if tensor is None)
         fixed = {
-            f.name: f.tensor if f.tensor is not None else f.meta for f in self._frozen.values()
+            f.name: f.meta if f.name in released else held[f.name] for f in self._frozen.values()
         }
         given = {**fixed, **dict(zip(self._free, args, strict=False))}
         for name, value in kwargs.items():
@@ -133,7 +147,7 @@ class BoundKernel:
             self.kernel, slots, (), given, released=released
         )  # defaults, or what is missing
 
-    def _program(self, bound: Bound, threads: int | None) -> NativeProgram:
+    def _program(self, bound: Bound, threads: int | None) -> tuple[Entry, NativeProgram]:
         entry = entry_of(self.kernel, self._state, bound)
         found = self._programs.get(id(entry))
         if found is None:
@@ -144,7 +158,7 @@ class BoundKernel:
                     program = NativeProgram(prepare(function, host()))
                     self._pack(program, threads)
                     found = self._programs[id(entry)] = (entry, program)
-        return found[1]
+        return found
 
     def _pack(self, program: NativeProgram, threads: int | None) -> None:
         """Pack what the program reads as panels; keep the tensors that it reads as they are."""
@@ -154,11 +168,12 @@ class BoundKernel:
                 continue
             if not isinstance(param.value.type, PanelType):
                 _require_tensor(frozen)
+                frozen.unpacked = True
             elif frozen.panel is None:
                 frozen.panel = prepack(_require_tensor(frozen), param.value.type.dtype, threads)
         if self.release:
             for frozen in self._frozen.values():
-                if frozen.panel is not None:
+                if frozen.panel is not None and not frozen.unpacked:
                     frozen.tensor = None
 
 

@@ -130,15 +130,9 @@ class _Launcher:
         written = {p.value.name for p in traced.function.params if p.direction != "in"}
         check_overlap(kernel, bound, written)
         values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
-        fresh = [_fresh(r.type.shape, r.type.dtype.torch, r.fill) for r in traced.fresh_results]
+        fresh = fresh_results(traced)
         special.run([*values, *fresh], threads)
-        if not fresh:
-            return None
-        made = dict(zip((r.name for r in traced.fresh_results), fresh, strict=True))
-        results = tuple(
-            made[name] if name in made else bound.values[name] for name in traced.returns
-        )
-        return results[0] if len(results) == 1 else results
+        return results_of(traced, bound, fresh)
 
     def bind(self, kernel: Kernel, tensors: dict[str, Any], release: bool) -> Any:
         """The kernel with some tensors fixed."""
@@ -180,6 +174,20 @@ def state_of(kernel: Kernel) -> State:
         state = State(slots_of(kernel))
         kernel.specializations["state"] = state
     return state
+
+
+def fresh_results(traced: Traced) -> list[Any]:
+    """The tensors that the kernel creates and returns: its last arguments."""
+    return [_fresh(r.type.shape, r.type.dtype.torch, r.fill) for r in traced.fresh_results]
+
+
+def results_of(traced: Traced, bound: Bound, fresh: Sequence[Any]) -> Any:
+    """What a call gives: None in place style, one tensor or a tuple in return style."""
+    if not fresh:
+        return None
+    made = dict(zip((r.name for r in traced.fresh_results), fresh, strict=True))
+    results = tuple(made[name] if name in made else bound.values[name] for name in traced.returns)
+    return results[0] if len(results) == 1 else results
 
 
 def _fresh(shape: tuple[int, ...], dtype: str | None, fill: float) -> Any:

@@ -22,6 +22,8 @@ from tilewright.ir.types import ScalarType, TensorType, TileType, tensor_type
 
 ROWS = (1, 2, 3, 5, 6, 7, 8, 13, 16, 20)
 COLUMNS = (1, 2, 4, 6, 8, 15, 16, 17, 32, 33, 40, 64, 65, 80, 130)
+SHARED_COLUMNS = (64, 96, 128, 192)  # of tensors that parallel loops share out by columns
+DEPTHS = (8, 32, 64, 96, 33)  # K of products that read their operands from memory
 DTYPES = (FP32, FP32, FP32, BF16, FP16, INT8, INT32, INT16)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
 EXACT_UNARY = ("neg", "abs", "sqrt", "rsqrt", "recip", "relu")
@@ -30,10 +32,11 @@ PATTERNS = {2: ("P0101", "P1010"), 4: ("P0001", "P0010", "P0100", "P1000")}
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile and how much of it is valid (None: all)."""
+    """A tile and how much of it is valid (None: all). `small`: whole numbers from -3 to 3."""
 
     value: Value
     valid: tuple[Operand, Operand] | None = None
+    small: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +62,13 @@ class Scope:
     readable: list[Value] = field(default_factory=list)
     writable: list[Value] = field(default_factory=list)
     rows: tuple[Operand, int] | None = None  # inside a parallel loop: the first row, and how many
+    columns: tuple[Operand, int] | None = None  # the same for a loop over columns
     depth: int = 0
+
+    @property
+    def shared(self) -> bool:
+        """Inside a parallel loop."""
+        return self.rows is not None or self.columns is not None
 
     def inner(self) -> Scope:
         return Scope(
@@ -68,6 +77,7 @@ class Scope:
             list(self.readable),
             list(self.writable),
             self.rows,
+            self.columns,
             self.depth + 1,
         )
 
@@ -90,7 +100,8 @@ class Author:
         self.args: list[torch.Tensor | int] = []
         self.generator = torch.Generator().manual_seed(random.randrange(1 << 16))
         self.height = random.choice((4, 8, 12, 24, 26, 39))  # rows of tensors that parallel loops share
-        self.outputs: list[Value] = []
+        self.private: Value | None = None  # a tensor of the current iteration
+        self.factors: list[tuple[Value, Value]] = []  # left and right sides that products read in place
 
     def pick(self, choices: Sequence):
         return choices[self.random.randrange(len(choices))]
@@ -111,21 +122,29 @@ class Author:
             self.args.append(self.random.randrange(40))
             scope.scalars.append((value, -(1 << 40), 1 << 40))
         for _ in range(2 + self.random.randrange(2)):
-            tensor = self.tensor((self.height, self.pick(COLUMNS)), self.pick(DTYPES))
+            width = self.pick(SHARED_COLUMNS if self.often(50) else COLUMNS)
+            tensor = self.tensor((self.height, width), self.pick(DTYPES))
             scope.writable.append(tensor)
             scope.readable.append(tensor)
-            self.outputs.append(tensor)
+        for _ in range(self.random.randrange(3)):
+            depth, dtype = self.pick(DEPTHS), self.pick((INT8, BF16, FP32, FP16))
+            left = self.tensor((self.height, depth), dtype, small=True)
+            self.factors.append((left, self.tensor((depth, self.pick(SHARED_COLUMNS)), dtype, small=True)))
         for _ in range(2 + self.random.randrange(4)):
             self.segment(scope)
         self.b.op("return", ())
         body = Block((), self.b.ops)
         return Program(Function("fuzzed", tuple(self.params), body), self.args)
 
-    def tensor(self, shape: tuple[int, ...], dtype: DType) -> Value:
-        """A parameter with contents."""
+    def tensor(self, shape: tuple[int, ...], dtype: DType, small: bool = False) -> Value:
+        """A parameter with contents; `small` whole numbers for the sides of products."""
         value = self.b.fresh(tensor_type(shape, dtype), "x")
         self.params.append(Param(value))
-        self.args.append(self.contents(shape, dtype))
+        contents = self.contents(shape, dtype)
+        if small:
+            kind = getattr(torch, str(dtype.torch))
+            contents = torch.randint(-3, 4, shape, generator=self.generator).to(kind)
+        self.args.append(contents)
         return value
 
     def contents(self, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
@@ -139,19 +158,24 @@ class Author:
     # Orchestration
 
     def segment(self, scope: Scope) -> None:
-        what = self.random.randrange(10)
-        if what == 0 and scope.depth == 0:
-            shape = (self.height, self.pick(COLUMNS))
+        what = self.random.randrange(14)
+        if what in (10, 11, 12) and scope.depth == 0:
+            self.parallel_columns(scope)
+        elif what in (0, 13) and scope.depth == 0:
+            shape = (self.height, self.pick(SHARED_COLUMNS if self.often(60) else COLUMNS))
             fresh = self.b.value("create", (), "t", shape=shape, dtype=self.pick(DTYPES), value=0)
             scope.readable.append(fresh)
             scope.writable.append(fresh)
-        elif what in (1, 2, 3) and scope.rows is None and scope.depth == 0:
-            self.parallel(scope)
+        elif what in (1, 2, 3) and scope.depth == 0:
+            sizes = [n for n in (1, 2, 3, 4, 6, 13) if self.height % n == 0]
+            size = self.pick(sizes)
+            for _ in range(1 + self.random.randrange(2)):  # loops of equal bounds may become one
+                self.parallel(scope, size)
         elif what == 4 and scope.depth < 2:
             self.sequential(scope)
         elif what == 5 and scope.depth < 2:
             self.branch(scope)
-        elif what == 6 and scope.rows is None:
+        elif what == 6 and scope.depth == 0:
             self.view(scope)
         else:
             self.region(scope)
@@ -174,19 +198,13 @@ class Author:
         for _ in range(1 + self.random.randrange(2)):
             self.store(scope)
 
-    def parallel(self, scope: Scope) -> None:
+    def parallel(self, scope: Scope, size: int) -> None:
         """Rows in blocks; an iteration writes its own rows only, and reads what nobody else writes."""
-        sizes = [n for n in (1, 2, 3, 4, 6, 13) if self.height % n == 0]
-        size = self.pick(sizes)
         variable = self.b.fresh(ScalarType(INDEX), "i")
         inner = scope.inner()
         inner.rows = (variable, size)
         inner.scalars.append((variable, 0, self.height - size))
-        written = [self.pick(scope.writable) for _ in range(1 + self.random.randrange(2))] if scope.writable else []
-        whole = [t for t in written if self.is_whole(t)]
-        inner.writable = whole
-        roots = {self.root(t) for t in whole}
-        inner.readable = [t for t in scope.readable if t in whole or self.root(t) not in roots]
+        self.claim(scope, inner, [t for t in scope.writable if self.is_whole(t)])
         with self.b.block() as ops:
             if self.often(30):
                 mine = self.b.value("create", (), "t", shape=(size, self.pick(COLUMNS)), dtype=self.pick(DTYPES), value=0)
@@ -199,6 +217,90 @@ class Author:
         kind = self.pick(("parallel", "spmd"))
         bounds = (index(0), index(self.height), index(size))
         self.b.structured("for", bounds, [Block((variable,), tuple(ops))], kind=kind)
+
+    def claim(self, scope: Scope, inner: Scope, whole: list[Value]) -> None:
+        """Let a parallel loop write one or two of these tensors; nobody reads what others write of them."""
+        written = [self.pick(whole) for _ in range(1 + self.random.randrange(2))] if whole else []
+        roots = {self.root(t) for t in written}
+        inner.writable = written
+        inner.readable = [t for t in scope.readable if t in written or self.root(t) not in roots]
+
+    def parallel_columns(self, scope: Scope) -> None:
+        """Columns in blocks; mostly products of factors in memory, a stretch of K at a time or at once."""
+        wide = [t for t in scope.writable if self.is_whole(t) and t.type.shape[1] in SHARED_COLUMNS]
+        if not wide:
+            return
+        columns = self.pick(wide).type.shape[1]
+        size = self.pick([n for n in (8, 16, 32, 64, 96) if columns % n == 0])
+        for _ in range(1 + self.random.randrange(2)):
+            variable = self.b.fresh(ScalarType(INDEX), "j")
+            inner = scope.inner()
+            inner.columns = (variable, size)
+            inner.scalars.append((variable, 0, columns - size))
+            self.claim(scope, inner, [t for t in wide if t.type.shape[1] == columns])
+            with self.b.block() as ops:
+                with self.b.block() as body:
+                    if self.often(80):
+                        self.product_in_memory(inner)
+                    for _ in range(self.random.randrange(5)):
+                        self.statement(inner)
+                    for _ in range(1 + self.random.randrange(2)):
+                        self.store(inner)
+                    self.b.op("yield", ())
+                self.b.structured("at", (), [Block((), tuple(body))], (), name="columns")
+                self.b.op("yield", ())
+            bounds = (index(0), index(columns), index(size))
+            kind = self.pick(("parallel", "spmd", "range"))
+            self.b.structured("for", bounds, [Block((variable,), tuple(ops))], kind=kind)
+
+    def product_in_memory(self, scope: Scope) -> None:
+        """All rows of a left side times a window of columns of a right side."""
+        assert scope.columns is not None
+        fitting = [f for f in self.factors if f[1].type.shape[1] >= scope.columns[1]]
+        if not fitting:
+            return
+        left, right = self.pick(fitting)
+        m, depth = left.type.shape
+        n = right.type.shape[1]
+        variable, size = scope.columns
+        within = self.maximum_of(scope, variable) + size <= n
+        column: Operand = variable if within else self.offset(scope, n - size)
+        step = self.pick([k for k in (depth, depth, 8, 16, 32) if depth % k == 0])
+        acc = TileType((m, size), INT32 if left.type.dtype == INT8 else FP32)
+
+        def sides(k: Operand) -> list[Operand]:
+            a = self.b.value("load", [left, index(0), k, index(m), index(step)], "a", shape=(m, step))
+            b = self.b.value("load", [right, k, column, index(step), index(size)], "b", shape=(step, size))
+            return [a, b, index(m), index(step), index(size)]
+
+        if step == depth and self.often(80):
+            result = self.op("matmul", *sides(index(0)))
+        else:
+            start = self.op("full", shape=acc.shape, dtype=acc.dtype, value=self.random.randrange(2))
+            k = self.b.fresh(ScalarType(INDEX), "k")
+            carried = self.b.fresh(acc, "acc")
+            with self.b.block() as ops:
+                operands = sides(k)
+                if self.often(50):
+                    first = self.b.value("s.eq", [k, index(0)], "first")
+                    blocks = []
+                    for name, before in (("matmul", []), ("matmul_acc", [carried])):
+                        with self.b.block() as arm:
+                            self.b.op("yield", [self.op(name, *before, *operands)])
+                        blocks.append(Block((), tuple(arm)))
+                    (following,) = self.b.structured("if", [first], blocks, [acc]).results
+                else:
+                    following = self.op("matmul_acc", carried, *operands)
+                self.b.op("yield", [following])
+            bounds = (index(0), index(depth), index(step), start)
+            kind = self.pick(("range", "pipeline"))
+            (result,) = self.b.structured(
+                "for", bounds, [Block((k, carried), tuple(ops))], [acc], kind=kind
+            ).results
+        scope.tiles.append(Tile(result))
+
+    def maximum_of(self, scope: Scope, x: Operand) -> int:
+        return next(most for value, _, most in scope.scalars if value == x)
 
     def sequential(self, scope: Scope) -> None:
         """A loop that may carry tiles."""
@@ -336,6 +438,12 @@ class Author:
             start = self.offset(scope, rows - h)
         w = columns if self.often(60) else 1 + self.random.randrange(columns)
         at = [start, self.offset(scope, columns - w)]
+        if scope.columns is not None and tensor in scope.writable:
+            at[1], w = scope.columns
+        elif scope.columns is not None and self.often(60):
+            first, size = scope.columns
+            if self.maximum_of(scope, first) + size <= columns:
+                at[1], w = first, size
         valid: tuple[Operand, Operand] | None = None
         if self.often(20):
             valid = (self.clamped(scope, 0, h), self.clamped(scope, 0, w))
@@ -351,9 +459,10 @@ class Author:
         target = self.pick(targets)
         rows, columns = target.type.shape
         limit = rows if scope.rows is None or target in private else scope.rows[1]
-        fitting = [t for t in scope.tiles if len(t.shape) == 2 and t.shape[0] <= limit and t.shape[1] <= columns]
+        across = columns if scope.columns is None else scope.columns[1]
+        fitting = [t for t in scope.tiles if len(t.shape) == 2 and t.shape[0] <= limit and t.shape[1] <= across]
         if not fitting:
-            fitting = [Tile(self.op("full", shape=(limit, columns), dtype=target.type.dtype, value=self.random.randrange(9)))]
+            fitting = [Tile(self.op("full", shape=(limit, across), dtype=target.type.dtype, value=self.random.randrange(9)))]
         tile = fitting[-1] if self.often(60) else self.pick(fitting)
         value = tile.value
         if tile.dtype != target.type.dtype:
@@ -364,14 +473,16 @@ class Author:
         else:
             start = self.b.add(scope.rows[0], index(self.random.randrange(limit - h + 1)))
         at = [start, self.offset(scope, columns - w)]
+        if scope.columns is not None:
+            at[1] = self.b.add(scope.columns[0], index(self.random.randrange(across - w + 1)))
         attrs = {}
-        if self.often(6) and not target.type.dtype.is_float and scope.rows is None:
+        if self.often(6) and not target.type.dtype.is_float and not scope.shared:
             attrs["atomic"] = "add"
         self.b.op("store", [value, target, *at, *tile.extents], shape=(h, w), **attrs)
 
     def is_private(self, tensor: Value) -> bool:
         made = self.maker(tensor)
-        return made is not None and made.name == "create" and tensor is getattr(self, "private", None)
+        return made is not None and made.name == "create" and tensor is self.private
 
     def unary(self, scope: Scope) -> Tile:
         x = self.tile(scope)
