@@ -103,7 +103,9 @@ def build(cfg: Config, tokens: int):
                 values = pl.cast(latent[:, :], target_type=pl.FP32)
                 amax = pl.maximum(pl.row_max(pl.abs(values)), 1e-4)
                 inv_scale = pl.div(pl.full([T_TILE, 1], dtype=pl.FP32, value=127.0), amax)
-                as_int = pl.cast(pl.row_expand_mul(values, inv_scale), target_type=pl.INT32, mode="rint")
+                as_int = pl.cast(
+                    pl.row_expand_mul(values, inv_scale), target_type=pl.INT32, mode="rint"
+                )
                 as_half = pl.cast(as_int, target_type=pl.FP16, mode="round")
                 qr[t0 : t0 + T_TILE, :] = pl.cast(as_half, target_type=pl.INT8, mode="trunc")
                 qr_scale[t0 : t0 + T_TILE, :] = pl.recip(inv_scale)
@@ -142,15 +144,18 @@ def build(cfg: Config, tokens: int):
                     )
                 with pl.at(level=CORE, name_hint="head_rope"):
                     tail = q_normed[:, h * HEAD_DIM + NOPE : h * HEAD_DIM + HEAD_DIM]
-                    even, odd = pl.gather(tail, mask_pattern=EVEN), pl.gather(tail, mask_pattern=ODD)
+                    even, odd = (
+                        pl.gather(tail, mask_pattern=EVEN),
+                        pl.gather(tail, mask_pattern=ODD),
+                    )
                     cos = rope_cos[start_pos + t0 : start_pos + t0 + T_TILE, 0:PAIRS]
                     sin = rope_sin[start_pos + t0 : start_pos + t0 + T_TILE, 0:PAIRS]
                     new_even = pl.sub(pl.mul(even, cos), pl.mul(odd, sin))
                     new_odd = pl.add(pl.mul(even, sin), pl.mul(odd, cos))
                     half = pl.tensor.scatter(new_even, mask_pattern=EVEN, dst=tail)
                     turned = pl.tensor.scatter(new_odd, mask_pattern=ODD, dst=half)
-                    q_rows[t0 : t0 + T_TILE, h * HEAD_DIM + NOPE : h * HEAD_DIM + HEAD_DIM] = pl.cast(
-                        turned, target_type=pl.BF16, mode="rint"
+                    q_rows[t0 : t0 + T_TILE, h * HEAD_DIM + NOPE : h * HEAD_DIM + HEAD_DIM] = (
+                        pl.cast(turned, target_type=pl.BF16, mode="rint")
                     )
 
             with pl.at(level=CORE, name_hint="kv_out"):
@@ -158,16 +163,23 @@ def build(cfg: Config, tokens: int):
                 kv_mean = pl.mul(pl.row_sum(pl.mul(kv_rows, kv_rows)), 1.0 / HEAD_DIM)
                 kv_unit = pl.row_expand_mul(kv_rows, pl.rsqrt(pl.add(kv_mean, EPS)))
                 kv_gain = pl.col_expand_mul(kv_unit, kv_norm)
-                kv[t0 : t0 + T_TILE, 0:NOPE] = pl.cast(kv_gain[:, 0:NOPE], target_type=pl.BF16, mode="rint")
+                kv[t0 : t0 + T_TILE, 0:NOPE] = pl.cast(
+                    kv_gain[:, 0:NOPE], target_type=pl.BF16, mode="rint"
+                )
                 kv_tail = kv_gain[:, NOPE:HEAD_DIM]
-                kv_even, kv_odd = pl.gather(kv_tail, mask_pattern=EVEN), pl.gather(kv_tail, mask_pattern=ODD)
+                kv_even, kv_odd = (
+                    pl.gather(kv_tail, mask_pattern=EVEN),
+                    pl.gather(kv_tail, mask_pattern=ODD),
+                )
                 kv_cos = rope_cos[start_pos + t0 : start_pos + t0 + T_TILE, 0:PAIRS]
                 kv_sin = rope_sin[start_pos + t0 : start_pos + t0 + T_TILE, 0:PAIRS]
                 kv_new_even = pl.sub(pl.mul(kv_even, kv_cos), pl.mul(kv_odd, kv_sin))
                 kv_new_odd = pl.add(pl.mul(kv_even, kv_sin), pl.mul(kv_odd, kv_cos))
                 kv_half = pl.tensor.scatter(kv_new_even, mask_pattern=EVEN, dst=kv_tail)
                 kv_turned = pl.tensor.scatter(kv_new_odd, mask_pattern=ODD, dst=kv_half)
-                kv[t0 : t0 + T_TILE, NOPE:HEAD_DIM] = pl.cast(kv_turned, target_type=pl.BF16, mode="rint")
+                kv[t0 : t0 + T_TILE, NOPE:HEAD_DIM] = pl.cast(
+                    kv_turned, target_type=pl.BF16, mode="rint"
+                )
 
     return npu_style_qkv
 
@@ -181,7 +193,9 @@ def main() -> None:
     options = parser.parse_args()
     cfg = {"demo": DEMO, "flash": FLASH, "pro": PRO}[options.preset]
     specs = prefill_specs(cfg, options.tokens, start_pos=128, max_seq=1024)
-    args = {s.name: s.create_tensor() if hasattr(s, "create_tensor") else s.to_python() for s in specs}
+    args = {
+        s.name: s.create_tensor() if hasattr(s, "create_tensor") else s.to_python() for s in specs
+    }
     weights = {name: args.pop(name) for name in ("wq_a", "wq_b", "wkv")}
     outputs = ("q", "kv", "qr", "qr_scale")
     runs, results = [], []
@@ -193,7 +207,9 @@ def main() -> None:
         results.append(given)
     for name in outputs:
         a, b = (r[name].float() for r in results)
-        print(f"{name:9} differs in {(a != b).float().mean():.4%} of elements, by {(a - b).abs().max():.3g} at most")
+        print(
+            f"{name:9} differs in {(a != b).float().mean():.4%} of elements, by {(a - b).abs().max():.3g} at most"
+        )
     times: list[list[float]] = [[], []]
     for _ in range(options.rounds):
         for (bound, given), spent in zip(runs, times, strict=True):

@@ -63,7 +63,22 @@ BOOL = DType("BOOL", 8, "bool", "bool")
 INDEX = DType("INDEX", 64, "index")
 TASK_ID = DType("TASK_ID", 64, "token")
 
-ALL = (FP32, FP16, BF16, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, BOOL, INDEX, TASK_ID)
+ALL = (
+    FP32,
+    FP16,
+    BF16,
+    INT8,
+    INT16,
+    INT32,
+    INT64,
+    UINT8,
+    UINT16,
+    UINT32,
+    UINT64,
+    BOOL,
+    INDEX,
+    TASK_ID,
+)
 BY_NAME = {dtype.name: dtype for dtype in ALL}
 
 # What a Torch argument may be made of (language.md 1.5); the wider unsigned types live inside kernels only.

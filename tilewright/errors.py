@@ -22,7 +22,11 @@ class KernelError(Exception):
     """
 
     def __init__(
-        self, message: str, span: Span | None = None, notes: Sequence[str] = (), help: str | None = None
+        self,
+        message: str,
+        span: Span | None = None,
+        notes: Sequence[str] = (),
+        help: str | None = None,
     ) -> None:
         self.message = message
         self.span = span
@@ -71,7 +75,13 @@ class BoundsError(KernelError, IndexError):
 
 
 def outside(
-    subject: str, access: str, axis: int, offset: int, count: int, extent: int, span: Span | None = None
+    subject: str,
+    access: str,
+    axis: int,
+    offset: int,
+    count: int,
+    extent: int,
+    span: Span | None = None,
 ) -> BoundsError:
     """The error for elements [offset, offset + count) of an axis that has `extent`; both back ends raise this one."""
     name = subject.split(".")[0]
@@ -122,6 +132,10 @@ def _excerpt(span: Span, margin: int) -> list[str]:
     # `ast` counts columns in UTF-8 bytes; carets count characters.
     raw = text.encode()
     start = len(raw[: span.col].decode(errors="ignore"))
-    end = len(raw[: span.end_col].decode(errors="ignore")) if span.end_line == span.line else len(text)
+    end = (
+        len(raw[: span.end_col].decode(errors="ignore"))
+        if span.end_line == span.line
+        else len(text)
+    )
     carets = " " * start + "^" * max(1, end - start)
     return [f"{span.line:>{margin + 1}} | {text}", f"{'':>{margin + 1}} | {carets}"]

@@ -14,6 +14,7 @@ from tilewright.models.deepseek_v4.config import (
     T_CHUNK,
 )
 
+CORE = pl.Level.CORE_GROUP
 EVEN = pl.tile.MaskPattern.P0101
 ODD = pl.tile.MaskPattern.P1010
 
@@ -82,19 +83,19 @@ def project_chunk(
     q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
     kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
 
-    with pl.at(level=pl.Level.CORE_GROUP, name_hint="attn_norm"):
+    with pl.at(level=CORE, name_hint="attn_norm"):
         x_chunk = pl.cast(x[t0 : t0 + R, :], target_type=pl.FP32)
         normed = rms_norm(x_chunk, attn_norm, eps)
         x_norm[:, :] = pl.cast(normed, target_type=pl.BF16, mode="rint")
 
     for n0 in pl.parallel(0, Q_LORA, Q_LORA_TILE):
-        with pl.at(level=pl.Level.CORE_GROUP, name_hint="q_down"):
+        with pl.at(level=CORE, name_hint="q_down"):
             q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
     for n0 in pl.parallel(0, HEAD_DIM, KV_TILE):
-        with pl.at(level=pl.Level.CORE_GROUP, name_hint="kv_down"):
+        with pl.at(level=CORE, name_hint="kv_down"):
             kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
 
-    with pl.at(level=pl.Level.CORE_GROUP, name_hint="quantize_q"):
+    with pl.at(level=CORE, name_hint="quantize_q"):
         latent = rms_norm(q_low, q_norm, eps)
         latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
         latent_fp32 = pl.cast(latent_bf16, target_type=pl.FP32)
@@ -102,25 +103,24 @@ def project_chunk(
         qr[t0 : t0 + R, :] = codes
         qr_scale[t0 : t0 + R, :] = scale
 
-    with pl.at(level=pl.Level.CORE_GROUP, name_hint="kv_out"):
+    with pl.at(level=CORE, name_hint="kv_out"):
+        cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
         kv_row = rms_norm(kv_low, kv_norm, eps)
+        kv_tail = rotate_pairs(kv_row[:, NOPE:HEAD_DIM], cos, sin)
         kv[t0 : t0 + R, 0:NOPE] = pl.cast(kv_row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
-        kv_tail = rotate_pairs(
-            kv_row[:, NOPE:HEAD_DIM], cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
-        )
         kv[t0 : t0 + R, NOPE:HEAD_DIM] = pl.cast(kv_tail, target_type=pl.BF16, mode="rint")
 
     for h in pl.parallel(0, q.shape[1]):
-        with pl.at(level=pl.Level.CORE_GROUP, name_hint="q_head"):
+        with pl.at(level=CORE, name_hint="q_head"):
             c0 = h * HEAD_DIM
+            cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
             acc = pl.matmul(qr[t0 : t0 + R, :], wq_b[:, c0 : c0 + HEAD_DIM], out_dtype=pl.INT32)
-            by_row = pl.row_expand_mul(pl.cast(acc, target_type=pl.FP32, mode="rint"), qr_scale[t0 : t0 + R, :])
+            acc_fp32 = pl.cast(acc, target_type=pl.FP32, mode="rint")
+            by_row = pl.row_expand_mul(acc_fp32, qr_scale[t0 : t0 + R, :])
             head = unit_rms(pl.col_expand_mul(by_row, scale_row[:, c0 : c0 + HEAD_DIM]), eps)
+            tail = rotate_pairs(head[:, NOPE:HEAD_DIM], cos, sin)
             q[t0 : t0 + R, h, 0:NOPE] = pl.cast(head[:, 0:NOPE], target_type=pl.BF16, mode="rint")
-            q_tail = rotate_pairs(
-                head[:, NOPE:HEAD_DIM], cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
-            )
-            q[t0 : t0 + R, h, NOPE:HEAD_DIM] = pl.cast(q_tail, target_type=pl.BF16, mode="rint")
+            q[t0 : t0 + R, h, NOPE:HEAD_DIM] = pl.cast(tail, target_type=pl.BF16, mode="rint")
 
 
 @pl.jit.inline
@@ -138,7 +138,8 @@ def project_qkv(
             x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
             q, kv, qr, qr_scale, t0, chunk, eps,
         )  # fmt: skip
-    for t0 in pl.unroll(whole, tokens, chunk):  # the last chunk where it is shorter: one trip or none
+    # The last chunk where it is shorter: one trip or none.
+    for t0 in pl.unroll(whole, tokens, chunk):
         project_chunk(
             x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
             q, kv, qr, qr_scale, t0, tokens - whole, eps,
