@@ -74,13 +74,13 @@ def assert_native_agrees(text: str, **scalars: int) -> None:
 
 
 def assert_pass_changes_no_bit(step: Pass, text: str, **scalars: int) -> None:
-    """Machine code with and without `step` gives the same bits, on numbers whose sums round; and is not the same."""
+    """Machine code with and without `step` gives the same bits, on numbers whose sums round."""
     function = parse(text)
     verify(function)
     results, programs = [], []
     for passes in (pipeline.PIPELINE, tuple(p for p in pipeline.PIPELINE if p is not step)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TILEWRIGHT_CACHE", "0")  # code is kept by what it is made of, not by the passes
+            patch.setenv("TILEWRIGHT_CACHE", "0")  # a key does not name the passes
             patch.setattr(pipeline, "PIPELINE", passes)
             program = compile_native(function)
             programs.append(to_text(program.lowered))

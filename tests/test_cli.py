@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
+from golden_kernels import PythonKernel
 from typer.testing import CliRunner
 
-from golden_kernels import PythonKernel
 from tilewright.cli import check as check_module
 from tilewright.cli.app import app, main
 from tilewright.cli.console import seconds, size

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from golden_kernels import PythonKernel
+
 from tilewright.golden import ScalarSpec, TensorSpec, close, run, run_jit
 
 

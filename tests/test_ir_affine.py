@@ -51,7 +51,9 @@ def named(program: Function, name: str) -> Value:
 
 
 def loop_of(program: Function, variable: str) -> Op:
-    return next(op for op in ops_in(program) if op.name == "for" and op.blocks[0].args[0].name == variable)
+    return next(
+        op for op in ops_in(program) if op.name == "for" and op.blocks[0].args[0].name == variable
+    )
 
 
 def total(program: Function, name: str) -> tuple[int, dict[str, int]]:
@@ -95,7 +97,9 @@ def test_a_literal_is_a_sum_of_nothing(program: Function):
         ("both", {"k": 1, "j": 1}),
     ],
 )
-def test_sums_differences_and_multiples_are_seen_through(program: Function, name: str, terms: dict[str, int]):
+def test_sums_differences_and_multiples_are_seen_through(
+    program: Function, name: str, terms: dict[str, int]
+):
     assert total(program, name) == (0, terms)
 
 
@@ -130,6 +134,11 @@ def test_an_offset_moves_by_a_fixed_distance_or_by_none_that_is_known(
 
 def test_what_an_outer_loop_moves_stands_still_in_an_inner_one(program: Function):
     inner = Movement(loop_of(program, "j"), definitions(program))
-    assert [inner.of(named(program, name)) for name in ("k", "wrapped", "counted", "both")] == [0, 0, 0, 1]
+    assert [inner.of(named(program, name)) for name in ("k", "wrapped", "counted", "both")] == [
+        0,
+        0,
+        0,
+        1,
+    ]
     assert not inner.varies(named(program, "uneven"))
     assert not inner.varies(index(3))

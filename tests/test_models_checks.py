@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from golden_kernels import PythonKernel
+
 from tilewright.errors import ArgumentValueError
 from tilewright.golden import Case, ScalarSpec, run_jit
 from tilewright.golden.validate import judge_outputs

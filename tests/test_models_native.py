@@ -37,7 +37,9 @@ def arguments(first: int, count: int, decode: bool = False) -> list[torch.Tensor
     values["x"] = values["x"][first : first + count].contiguous()
     if decode:
         rows = slice(START + first, START + first + count)
-        values["rope_cos"], values["rope_sin"] = (values[n][rows].contiguous() for n in ("rope_cos", "rope_sin"))
+        values["rope_cos"], values["rope_sin"] = (
+            values[n][rows].contiguous() for n in ("rope_cos", "rope_sin")
+        )
     for name in OUTPUTS:
         like = values.pop(name)[:count]
         poison = 77 if like.dtype == torch.int8 else float("nan")
@@ -70,13 +72,33 @@ def everything() -> list[torch.Tensor]:
 def same_bits(got: Sequence[torch.Tensor], first: int, count: int) -> None:
     for name, a, b in zip(OUTPUTS, got, everything(), strict=True):
         wanted = b[first : first + count]
-        bits = torch.int32 if a.element_size() == 4 else torch.int16 if a.element_size() == 2 else torch.int8
-        assert torch.equal(a.view(bits), wanted.view(bits)), f"{name} of tokens {first} to {first + count}"
+        bits = (
+            torch.int32
+            if a.element_size() == 4
+            else torch.int16
+            if a.element_size() == 2
+            else torch.int8
+        )
+        assert torch.equal(a.view(bits), wanted.view(bits)), (
+            f"{name} of tokens {first} to {first + count}"
+        )
 
 
 @pytest.mark.parametrize(
     ("first", "count"),
-    [(0, 1), (199, 1), (5, 2), (3, 5), (70, 6), (60, 7), (1, 13), (125, 16), (0, 128), (72, 128), (7, 129)],
+    [
+        (0, 1),
+        (199, 1),
+        (5, 2),
+        (3, 5),
+        (70, 6),
+        (60, 7),
+        (1, 13),
+        (125, 16),
+        (0, 128),
+        (72, 128),
+        (7, 129),
+    ],
 )
 def test_a_token_gives_the_same_bits_in_every_chunk(first: int, count: int):
     same_bits(run(first, count), first, count)

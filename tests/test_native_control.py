@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -24,7 +24,10 @@ def ramp(*shape: int) -> torch.Tensor:
 
 @pl.jit
 def counted(
-    start: pl.Scalar[pl.INDEX], stop: pl.Scalar[pl.INDEX], step: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]
+    start: pl.Scalar[pl.INDEX],
+    stop: pl.Scalar[pl.INDEX],
+    step: pl.Scalar[pl.INDEX],
+    y: pl.Out[pl.Tensor],
 ):
     total, trips, last = 0, 0, -100
     for i in pl.range(start, stop, step):
@@ -37,7 +40,17 @@ def counted(
 
 
 @pytest.mark.parametrize(
-    "bounds", [(0, 5, 1), (5, 0, 1), (3, 3, 1), (1, 10, 4), (10, 0, -3), (0, 10, -3), (-7, 8, 5), (4, -4, -1)]
+    "bounds",
+    [
+        (0, 5, 1),
+        (5, 0, 1),
+        (3, 3, 1),
+        (1, 10, 4),
+        (10, 0, -3),
+        (0, 10, -3),
+        (-7, 8, 5),
+        (4, -4, -1),
+    ],
 )
 def test_a_loop_with_run_time_bounds_counts_as_python_does(bounds: tuple[int, int, int]):
     y = torch.zeros(3, dtype=torch.int64)
@@ -77,7 +90,7 @@ def carried_tiles(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor], z:
         a = pl.mul(x[0:3, :], 1.0)
         b = pl.add(x[3:6, :], 0.5)
         c = pl.full([3, 1], dtype=pl.FP32, value=0.0)
-        for i in pl.range(n):
+        for _i in pl.range(n):
             a, b = b, a
             c = pl.add(c, pl.row_max(a))
             b = pl.add(b, c)
@@ -95,7 +108,7 @@ def test_carried_tiles_swap_without_losing_one(n: int):
 def three_in_a_ring(x: pl.Tensor, y: pl.Out[pl.Tensor]):
     with pl.at(level=CORE):
         a, b, c = x[0:1, :], x[1:2, :], x[2:3, :]
-        for i in pl.range(4):
+        for _i in pl.range(4):
             a, b, c = b, c, a
         y[0:1, :] = a
         y[1:2, :] = b
@@ -125,11 +138,16 @@ def start_stays(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
         with pl.at(level=CORE):
             start = pl.full([3, 16], dtype=pl.INT32, value=1)
             for j in pl.range(2):
-                y[i * 6 + j * 3 : i * 6 + j * 3 + 3, :] = pl.matmul_acc(start, x[i * 3 : i * 3 + 3, :], w[:, :])
+                y[i * 6 + j * 3 : i * 6 + j * 3 + 3, :] = pl.matmul_acc(
+                    start, x[i * 3 : i * 3 + 3, :], w[:, :]
+                )
 
 
 def test_an_accumulator_from_outside_a_loop_starts_every_turn_anew():
-    x, w = torch.randint(-9, 9, (12, 8)).to(torch.int8), torch.randint(-9, 9, (8, 16)).to(torch.int8)
+    x, w = (
+        torch.randint(-9, 9, (12, 8)).to(torch.int8),
+        torch.randint(-9, 9, (8, 16)).to(torch.int8),
+    )
     agree(start_stays, x, w, torch.zeros(24, 16, dtype=torch.int32), threads=THREADS)
 
 
@@ -160,7 +178,10 @@ def accumulate(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
 
 
 def test_matmul_first_then_matmul_acc_is_one_product():
-    x, w = torch.randint(-128, 128, (7, 96)).to(torch.int8), torch.randint(-128, 128, (96, 24)).to(torch.int8)
+    x, w = (
+        torch.randint(-128, 128, (7, 96)).to(torch.int8),
+        torch.randint(-128, 128, (96, 24)).to(torch.int8),
+    )
     (_, _, y) = agree(accumulate, x, w, torch.zeros(7, 24, dtype=torch.int32))
     assert torch.equal(y, (x.int() @ w.int()))
 
@@ -229,7 +250,9 @@ def branch_around_a_loop(x: pl.Tensor, flags: pl.Tensor, y: pl.Out[pl.Tensor]):
         if k > 0:
             for j in pl.parallel(4):
                 with pl.at(level=CORE):
-                    y[j * 4 : j * 4 + 4, :] = pl.add(y[j * 4 : j * 4 + 4, :], x[j * 4 : j * 4 + 4, :])
+                    y[j * 4 : j * 4 + 4, :] = pl.add(
+                        y[j * 4 : j * 4 + 4, :], x[j * 4 : j * 4 + 4, :]
+                    )
         pl.write(flags, [i], k + pl.read(flags, [5 - i]))
 
 
@@ -314,7 +337,7 @@ def half_stored(x: pl.Tensor, y: pl.Out[pl.Tensor]):
         with pl.at(level=CORE):
             t[i : i + 1, :] = x[i : i + 1, :]
             y[i : i + 1, :] = t[3 - i : 4 - i, :]
-    for i in pl.range(0):
+    for _i in pl.range(0):
         with pl.at(level=CORE):
             u[:, :] = x[:, :]
     with pl.at(level=CORE):
@@ -335,7 +358,10 @@ def split_k(x: pl.Tensor, w: pl.Tensor, y: pl.InOut[pl.Tensor]):
 
 
 def test_atomic_stores_add_to_what_is_there():
-    x, w = torch.randint(-9, 9, (5, 64)).to(torch.int8), torch.randint(-9, 9, (64, 18)).to(torch.int8)
+    x, w = (
+        torch.randint(-9, 9, (5, 64)).to(torch.int8),
+        torch.randint(-9, 9, (64, 18)).to(torch.int8),
+    )
     agree(split_k, x, w, torch.full((7, 20), 3, dtype=torch.int32), threads=THREADS)
 
 
@@ -437,7 +463,11 @@ FAILURES: dict[str, tuple[pl.Kernel, tuple, str]] = {
     "a window far above": (window_at, (ramp(8, 16), 1 << 62, torch.zeros(2, 16)), "x[at"),
     "a store in a parallel loop": (
         store_at,
-        (ramp(8, 16), torch.tensor([0, 1, 2, 3, 4, 8, 5, 6], dtype=torch.int32), torch.zeros(8, 16)),
+        (
+            ramp(8, 16),
+            torch.tensor([0, 1, 2, 3, 4, 8, 5, 6], dtype=torch.int32),
+            torch.zeros(8, 16),
+        ),
         "y[row",
     ),
     "a negative store in a parallel loop": (
@@ -447,17 +477,33 @@ FAILURES: dict[str, tuple[pl.Kernel, tuple, str]] = {
     ),
     "columns of a tile": (
         column_at,
-        (ramp(8, 16), torch.tensor([0, 1, 13, 14, 0, 0, 0, 0], dtype=torch.int32), torch.zeros(8, 16)),
+        (
+            ramp(8, 16),
+            torch.tensor([0, 1, 13, 14, 0, 0, 0, 0], dtype=torch.int32),
+            torch.zeros(8, 16),
+        ),
         "tile[i",
     ),
     "one element": (
         element_at,
-        (ramp(8, 16), torch.tensor([0, 1, 7, 8, 0, 0, 0, 0], dtype=torch.int32), torch.zeros(8, 16)),
+        (
+            ramp(8, 16),
+            torch.tensor([0, 1, 7, 8, 0, 0, 0, 0], dtype=torch.int32),
+            torch.zeros(8, 16),
+        ),
         "pl.read(x",
     ),
     "an offset that was a fraction": (by_a_fraction, (ramp(16, 16), torch.zeros(4, 16)), "x[at"),
-    "more valid than there is": (too_much_valid, (ramp(10, 10), 6, torch.zeros(10, 10)), "pl.slice"),
-    "less than nothing valid": (too_much_valid, (ramp(10, 10), -1, torch.zeros(10, 10)), "pl.slice"),
+    "more valid than there is": (
+        too_much_valid,
+        (ramp(10, 10), 6, torch.zeros(10, 10)),
+        "pl.slice",
+    ),
+    "less than nothing valid": (
+        too_much_valid,
+        (ramp(10, 10), -1, torch.zeros(10, 10)),
+        "pl.slice",
+    ),
 }
 
 
@@ -571,21 +617,15 @@ def test_every_number_of_threads_gives_the_same_bits():
 def test_calls_from_several_python_threads_do_not_meet():
     args = phase_inputs()
     first = run_natively(phases, args, 1)
-    wrong: list[str] = []
 
-    def call(number: int) -> None:
-        try:
-            for _ in range(5):
-                if not all(map(torch.equal, run_natively(phases, args, 1 + number % 3), first)):
-                    wrong.append(f"thread {number} has other bits")
-        except Exception as error:
-            wrong.append(f"thread {number}: {error!r}")
+    def call(number: int) -> list[str]:
+        runs = (run_natively(phases, args, 1 + number % 3) for _ in range(5))
+        return [
+            f"thread {number} has other bits"
+            for got in runs
+            if not all(map(torch.equal, got, first))
+        ]
 
-    callers = [threading.Thread(target=call, args=(i,)) for i in range(5)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    with ThreadPoolExecutor(5) as callers:
+        wrong = [complaint for found in callers.map(call, range(5)) for complaint in found]
     assert wrong == []
-
-

@@ -30,7 +30,13 @@ def test_two_operands_of_every_form_give_the_interpreters_bits(dtype: torch.dtyp
     for name in (*BINARY, *(f"cmp {kind}" for kind in ("eq", "ne", "lt", "le", "gt", "ge"))):
         op, _, kind = name.partition(" ")
         attrs = {"kind": kind} if kind else {}
-        for form, y in {"tile": b, "column": column, "row": row, "one": one, "vector": vector}.items():
+        for form, y in {
+            "tile": b,
+            "column": column,
+            "row": row,
+            "one": one,
+            "vector": vector,
+        }.items():
             result = checks.op(op, x, checks.take(y), **attrs)
             checks.expect(result, f"{name} with a {form}")
         left = checks.op(op, checks.take(column), checks.take(row), **attrs)
@@ -57,12 +63,17 @@ def test_one_operand_gives_the_interpreters_bits(dtype: torch.dtype):
     checks.run()
 
 
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=name_of)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=name_of)
 def test_library_functions_of_16_bit_floats_are_within_one_of_their_units(dtype: torch.dtype):
     checks = Checks()
     x = draw((4, 40), dtype, 9, plain=True)
     unit = 2.0**-10 if dtype == torch.float16 else 2.0**-7
-    for name, function in {"exp": torch.exp, "log": torch.log, "sin": torch.sin, "cos": torch.cos}.items():
+    for name, function in {
+        "exp": torch.exp,
+        "log": torch.log,
+        "sin": torch.sin,
+        "cos": torch.cos,
+    }.items():
         size = function(x.double()).abs()
         checks.expect(checks.op(name, checks.take(x)), name, bound=size * unit + 1e-7)
     checks.run()
@@ -91,10 +102,16 @@ def test_all_products_of_two_8_bit_numbers_wrap():
 def test_sel_takes_the_first_where_the_mask_is_not_zero():
     checks = Checks()
     for dtype in (*DTYPES, torch.bool):
-        mask, a, b = draw((3, 19), dtype, 1), draw((3, 19), torch.float32, 2), draw((3, 19), torch.float32, 3)
+        mask, a, b = (
+            draw((3, 19), dtype, 1),
+            draw((3, 19), torch.float32, 2),
+            draw((3, 19), torch.float32, 3),
+        )
         label = f"mask of {dtype}"
         checks.expect(checks.op("sel", checks.take(mask), checks.take(a), checks.take(b)), label)
-        narrow = checks.op("sel", checks.take(draw((3, 1), dtype, 4)), checks.take(a), checks.take(b))
+        narrow = checks.op(
+            "sel", checks.take(draw((3, 1), dtype, 4)), checks.take(a), checks.take(b)
+        )
         checks.expect(narrow, label + ", one column")
     checks.run()
 
@@ -115,7 +132,9 @@ def test_unsigned_words_that_live_inside_kernels_only():
     a, b = draw((3, 35), torch.int64, 1), draw((3, 35), torch.int64, 2)
     for dtype in (UINT16, UINT32, UINT64):
         if dtype == UINT64:
-            x, y = (checks.op("gather_mask", checks.take(v), pattern="P1111", to=dtype) for v in (a, b))
+            x, y = (
+                checks.op("gather_mask", checks.take(v), pattern="P1111", to=dtype) for v in (a, b)
+            )
         else:
             x, y = (checks.op("cast", checks.take(v), to=dtype, mode="none") for v in (a, b))
         for name in ("add", "sub", "mul", "div", "maximum", "minimum"):

@@ -24,7 +24,9 @@ def test_a_mask_gather_keeps_its_columns_and_a_scatter_puts_them_back(dtype: tor
                 kept = checks.op("gather_mask", x, pattern=pattern)
                 checks.expect(kept, f"gather {pattern} of {width * stride}")
                 new = checks.take(draw((3, width), dtype, width + 1))
-                checks.expect(checks.op("scatter_mask", new, x, pattern=pattern), f"scatter {pattern} {width}")
+                checks.expect(
+                    checks.op("scatter_mask", new, x, pattern=pattern), f"scatter {pattern} {width}"
+                )
     checks.run()
 
 
@@ -49,8 +51,12 @@ def test_zipped_columns_can_be_cut_anywhere():
         checks.expect(cut, f"{first}, {width}")
         if width > 1:
             checks.expect(checks.op("add", cut, cut), f"twice {first}, {width}")
-    moved = checks.op("scatter_mask", checks.take(draw((3, 20), torch.float32, 5)), both, pattern="P0010")
-    moved = checks.op("scatter_mask", checks.take(draw((3, 40), torch.float32, 6)), moved, pattern="P1010")
+    moved = checks.op(
+        "scatter_mask", checks.take(draw((3, 20), torch.float32, 5)), both, pattern="P0010"
+    )
+    moved = checks.op(
+        "scatter_mask", checks.take(draw((3, 40), torch.float32, 6)), moved, pattern="P1010"
+    )
     checks.expect(moved, "scattered twice")
     checks.expect(checks.op("gather_mask", moved, pattern="P0100"), "gathered from scattered")
     checks.run()
@@ -58,7 +64,12 @@ def test_zipped_columns_can_be_cut_anywhere():
 
 def test_a_gather_can_read_its_bits_as_another_dtype():
     checks = Checks()
-    for dtype, to in ((torch.float32, INT32), (torch.int16, UINT16), (torch.int32, FP32), (torch.bfloat16, INT16)):
+    for dtype, to in (
+        (torch.float32, INT32),
+        (torch.int16, UINT16),
+        (torch.int32, FP32),
+        (torch.bfloat16, INT16),
+    ):
         x = draw((2, 36), dtype, 3)
         kept = checks.op("gather_mask", checks.take(x), pattern="P1010", to=to)
         if to == UINT16:
@@ -85,8 +96,13 @@ def test_extract_and_insert_at_literal_and_run_time_offsets(dtype: torch.dtype):
             checks.expect(whole_rows, f"{label}, {name}: a column")
             wide = checks.op("extract", tile, 0, c, shape=(6, 31))
             checks.expect(checks.op("maximum", wide, wide), f"{label}, {name}: columns")
-            checks.expect(checks.op("extract", tile, r, c, shape=(1, 5), drop=(0,)), f"{label}, {name}: a row")
-            checks.expect(checks.op("extract", tile, r, c, shape=(4, 1), drop=(1,)), f"{label}, {name}: dropped")
+            checks.expect(
+                checks.op("extract", tile, r, c, shape=(1, 5), drop=(0,)), f"{label}, {name}: a row"
+            )
+            checks.expect(
+                checks.op("extract", tile, r, c, shape=(4, 1), drop=(1,)),
+                f"{label}, {name}: dropped",
+            )
             for shape in ((2, 16), (3, 1), (1, 33), (2, 1)):
                 part = checks.take(draw(shape, dtype, 4))
                 new = checks.op("insert", tile, part, r, c, *shape, shape=shape)
@@ -105,10 +121,22 @@ def test_reshape_transpose_and_concat(dtype: torch.dtype):
     checks = Checks()
     array = draw((6, 20), dtype, 1)
     x = checks.op("maximum", checks.take(array), checks.take(array))
-    for shape in ((1, 120), (120, 1), (120,), (2, 3, 20), (20, 6), (6, 1, 20), (1, 6, 20, 1), (3, 40)):
+    for shape in (
+        (1, 120),
+        (120, 1),
+        (120,),
+        (2, 3, 20),
+        (20, 6),
+        (6, 1, 20),
+        (1, 6, 20, 1),
+        (3, 40),
+    ):
         other = checks.op("reshape", x, shape=shape)
         checks.expect(other, f"{shape}")
-        checks.expect(checks.op("reshape", checks.op("minimum", other, other), shape=(6, 20)), f"{shape} and back")
+        checks.expect(
+            checks.op("reshape", checks.op("minimum", other, other), shape=(6, 20)),
+            f"{shape} and back",
+        )
     column = checks.op("extract", x, 0, 7, shape=(6, 1))
     for shape in ((1, 6), (6,), (2, 3)):
         turned = checks.op("reshape", column, shape=shape)
@@ -133,8 +161,12 @@ def test_an_index_gather_follows_its_indices_along_every_axis():
         columns = torch.randint(0, 18, (4, 33), generator=torch.Generator().manual_seed(2)).int()
         tile = checks.op("maximum", checks.take(source), checks.take(source))
         for x, label in ((checks.take(source), "loaded"), (tile, "computed")):
-            checks.expect(checks.op("gather", x, checks.take(rows), dim=0), f"{dtype} {label}: rows")
-            checks.expect(checks.op("gather", x, checks.take(columns), dim=1), f"{dtype} {label}: columns")
+            checks.expect(
+                checks.op("gather", x, checks.take(rows), dim=0), f"{dtype} {label}: rows"
+            )
+            checks.expect(
+                checks.op("gather", x, checks.take(columns), dim=1), f"{dtype} {label}: columns"
+            )
     cube, where = draw((2, 3, 4), torch.float32, 2), torch.tensor([[[2], [0]], [[1], [1]]]).int()
     checks.expect(checks.op("gather", checks.take(cube), checks.take(where), dim=1), "rank 3")
     checks.run()
@@ -153,13 +185,22 @@ def test_full_splat_arange_and_broadcast():
                 checks.expect(counted, f"{width} {dtype} descending {down}")
     counted = checks.op("arange", Const(-3, INDEX), shape=(70,), dtype=INT32)
     checks.expect(counted, "rank 1")
-    checks.expect(checks.op("gather_mask", checks.op("reshape", counted, shape=(1, 70)), pattern="P1010"), "odd ones")
+    checks.expect(
+        checks.op("gather_mask", checks.op("reshape", counted, shape=(1, 70)), pattern="P1010"),
+        "odd ones",
+    )
     checks.expect(checks.op("full", shape=(3, 17), dtype=FP32, value=0.1), "full")
     checks.expect(checks.op("full", shape=(4, 1), dtype=INT32, value=-5), "full column")
     checks.expect(checks.op("splat", start, shape=(2, 33), dtype=INT32), "splat")
     for shape in ((3, 1), (1, 17), (1, 1)):
-        checks.expect(checks.op("broadcast", checks.take(draw(shape, torch.float32, 1)), shape=(3, 17)), f"{shape}")
-    checks.expect(checks.op("broadcast", checks.take(draw((2, 1, 17), torch.int8, 1)), shape=(2, 3, 17)), "rank 3")
+        checks.expect(
+            checks.op("broadcast", checks.take(draw(shape, torch.float32, 1)), shape=(3, 17)),
+            f"{shape}",
+        )
+    checks.expect(
+        checks.op("broadcast", checks.take(draw((2, 1, 17), torch.int8, 1)), shape=(2, 3, 17)),
+        "rank 3",
+    )
     checks.run()
 
 
@@ -180,7 +221,9 @@ def test_fillpad_replaces_what_is_not_valid(dtype: torch.dtype):
     narrow = checks.take(draw((5, 1), dtype, 2))
     for valid in ((2, 1), (5, 0), (0, 0), (5, 1)):
         checks.expect(checks.op("fillpad", narrow, *valid, value=3), f"one column {valid}")
-    checks.expect(checks.op("fillpad", checks.take(draw((2, 3, 20), dtype, 3)), 1, 2, 17, value=9), "rank 3")
+    checks.expect(
+        checks.op("fillpad", checks.take(draw((2, 3, 20), dtype, 3)), 1, 2, 17, value=9), "rank 3"
+    )
     if dtype.is_floating_point:
         low = checks.op("fillpad", checks.take(source), 2, 30, value=float("-inf"))
         checks.expect(low, "minus infinity")
@@ -208,7 +251,12 @@ def test_one_element_can_be_read_and_replaced():
         x = checks.take(source)
         i, j = checks.scalar(at, 0), checks.scalar(at, 1)
         element = checks.op("element", x, i, j)
-        checks.expect(checks.op("splat", element, shape=(1, 3), dtype=x.type.dtype), f"{dtype} read")
+        checks.expect(
+            checks.op("splat", element, shape=(1, 3), dtype=x.type.dtype), f"{dtype} read"
+        )
         checks.expect(checks.op("with_element", x, element, 0, 3), f"{dtype} replaced")
-        checks.expect(checks.op("with_element", x, checks.op("element", x, 1, 1), i, j), f"{dtype} at run time")
+        checks.expect(
+            checks.op("with_element", x, checks.op("element", x, 1, 1), i, j),
+            f"{dtype} at run time",
+        )
     checks.run()

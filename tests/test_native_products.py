@@ -64,13 +64,20 @@ def test_operands_that_lie_the_other_way_round(dtype: torch.dtype):
     checks.run()
 
 
-@pytest.mark.parametrize("dtype", (torch.int8, torch.bfloat16, torch.float32), ids=str)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32], ids=str)
 def test_only_the_valid_part_takes_part(dtype: torch.dtype):
     """Outside of it lies NaN, or the largest code."""
     checks = Checks()
     counts = torch.tensor([0, 1, 3, 4, 9, 13, 17, 30], dtype=torch.int32)
     bad = 127 if dtype == torch.int8 else float("nan")
-    for rows, m, k, n in ((13, 9, 17, 3), (13, 13, 30, 30), (13, 0, 17, 17), (5, 3, 1, 17), (13, 1, 30, 9), (4, 4, 0, 30)):
+    for rows, m, k, n in (
+        (13, 9, 17, 3),
+        (13, 13, 30, 30),
+        (13, 0, 17, 17),
+        (5, 3, 1, 17),
+        (13, 1, 30, 9),
+        (4, 4, 0, 30),
+    ):
         a, b = numbers((rows, 30), dtype, m), numbers((30, 30), dtype, n)
         a[m:], a[:, k:], b[k:], b[:, n:] = bad, bad, bad, bad
         clean_a, clean_b = a.clone(), b.clone()
@@ -80,18 +87,30 @@ def test_only_the_valid_part_takes_part(dtype: torch.dtype):
         at_run_time = [checks.scalar(counts, int(i)) for i in where]
         for label, valid in (("literal", (m, k, n)), ("run time", at_run_time)):
             left, right = checks.take(a), checks.take(b)
-            checks.expect(checks.op("matmul", left, right, *valid), f"{label} {m} {k} {n}", bound=bound)
+            checks.expect(
+                checks.op("matmul", left, right, *valid), f"{label} {m} {k} {n}", bound=bound
+            )
             kind = INT32 if dtype == torch.int8 else FP32
             acc = checks.op("full", shape=(rows, 30), dtype=kind, value=3)
             more = checks.op("matmul_acc", acc, left, right, *valid)
-            checks.expect(more, f"{label} {m} {k} {n} on top", (m, n), bound=bound + 1e-6 if dtype != torch.int8 else 0.0)
+            checks.expect(
+                more,
+                f"{label} {m} {k} {n} on top",
+                (m, n),
+                bound=bound + 1e-6 if dtype != torch.int8 else 0.0,
+            )
     checks.run()
 
 
-@pytest.mark.parametrize("dtype", (torch.int8, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16], ids=str)
 def test_leading_axes_are_batches_and_broadcast(dtype: torch.dtype):
     checks = Checks()
-    for left, right in (((2, 3, 33), (2, 33, 17)), ((3, 33), (2, 33, 17)), ((2, 1, 3, 8), (1, 2, 8, 16)), ((2, 3, 8), (8, 5))):
+    for left, right in (
+        ((2, 3, 33), (2, 33, 17)),
+        ((3, 33), (2, 33, 17)),
+        ((2, 1, 3, 8), (1, 2, 8, 16)),
+        ((2, 3, 8), (8, 5)),
+    ):
         a, b = numbers(left, dtype, 1), numbers(right, dtype, 2)
         expect_product(checks, a, b, f"{left} x {right}")
     a, b = numbers((2, 5, 3), dtype, 3), numbers((2, 4, 5), dtype, 4)
@@ -129,7 +148,8 @@ def test_nan_behind_a_row_stays_behind_it():
     a = torch.tensor([[1.0], [0.0], [1.0]]).bfloat16()
     column = checks.op("recip", checks.take(a))
     checks.expect(
-        checks.op("matmul", column, checks.take(torch.ones(1, 4).bfloat16()), 3, 1, 4), "a column with inf"
+        checks.op("matmul", column, checks.take(torch.ones(1, 4).bfloat16()), 3, 1, 4),
+        "a column with inf",
     )
     checks.run()
 
@@ -147,7 +167,9 @@ def test_windows_of_a_tile_are_operands_too():
         checks.expect(checks.op("matmul", a, b, 6, 31, 33), f"made {made}", bound=bound)
         column = checks.op("extract", w, 0, 7, shape=(31, 1))
         bound = product_bound(whole[2:8, 5:36], other[0:31, 7:8])
-        checks.expect(checks.op("matmul", a, column, 6, 31, 1), f"a column, made {made}", bound=bound)
+        checks.expect(
+            checks.op("matmul", a, column, 6, 31, 1), f"a column, made {made}", bound=bound
+        )
         by_row = checks.op("extract", w, 3, 7, shape=(33, 31))
         bound = product_bound(whole[2:8, 5:36], other[3:36, 7:38].T)
         product = checks.op("matmul", a, by_row, 6, 31, 33, b_trans=True)
@@ -161,7 +183,13 @@ def test_a_row_has_the_same_bits_in_every_company(dtype: torch.dtype):
     k = 100
     a, b = numbers((40, k), dtype, 1), numbers((k, 80), dtype, 2)
     results = []
-    for rows, columns in ((slice(0, 40), 80), (slice(7, 8), 80), (slice(3, 16), 80), (slice(7, 13), 17), (slice(0, 8), 64)):
+    for rows, columns in (
+        (slice(0, 40), 80),
+        (slice(7, 8), 80),
+        (slice(3, 16), 80),
+        (slice(7, 13), 17),
+        (slice(0, 8), 64),
+    ):
         checks = Checks()
         left, right = a[rows].contiguous(), b[:, :columns].contiguous()
         expect_product(checks, left, right, "product")
@@ -177,7 +205,10 @@ def test_what_follows_a_product_is_done_row_by_row_and_comes_out_whole():
     checks = Checks()
     counts = torch.tensor([0, 5, 23, 29], dtype=torch.int32)
     a, b = numbers((29, 64), torch.int8, 1), numbers((64, 50), torch.int8, 2)
-    scale, gain = draw((29, 1), torch.float32, 3, plain=True), draw((1, 50), torch.float32, 4, plain=True)
+    scale, gain = (
+        draw((29, 1), torch.float32, 3, plain=True),
+        draw((1, 50), torch.float32, 4, plain=True),
+    )
     for position in range(4):
         m = checks.scalar(counts, position)
         product = checks.op("matmul", checks.take(a), checks.take(b), m, 64, 50)

@@ -27,7 +27,7 @@ def how(name: str, array: torch.Tensor, axis: int) -> dict:
     return {"signed_zeros": False}  # of -0 and 0 either may be the largest
 
 
-@pytest.mark.parametrize("dtype", (*FLOATS, *INTEGERS), ids=str)
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS], ids=str)
 def test_rows_of_every_width_reduce(dtype: torch.dtype):
     checks = Checks()
     for width in WIDTHS:
@@ -38,7 +38,7 @@ def test_rows_of_every_width_reduce(dtype: torch.dtype):
     checks.run()
 
 
-@pytest.mark.parametrize("dtype", (*FLOATS, *INTEGERS), ids=str)
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS], ids=str)
 def test_columns_of_every_height_reduce(dtype: torch.dtype):
     checks = Checks()
     for shape in ((1, 33), (2, 1), (7, 1), (5, 17), (100, 3), (64, 16), (2, 3, 20)):
@@ -52,7 +52,7 @@ def test_columns_of_every_height_reduce(dtype: torch.dtype):
     checks.run()
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.int8, torch.int64), ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int64], ids=str)
 def test_only_valid_elements_are_reduced(dtype: torch.dtype):
     checks = Checks()
     counts = torch.tensor([0, 1, 5, 16, 17, 70], dtype=torch.int32)
@@ -64,17 +64,23 @@ def test_only_valid_elements_are_reduced(dtype: torch.dtype):
         for tile in (checks.take(array, (checks.scalar(counts, 2), columns)), checks.take(array)):
             for name in ROW:
                 options = how(name, array[:, :width], 1)
-                checks.expect(checks.op(name, tile, 6, columns), f"{name} {width}", (5, 1), **options)
+                checks.expect(
+                    checks.op(name, tile, 6, columns), f"{name} {width}", (5, 1), **options
+                )
                 checks.expect(checks.op(name, tile, 6, width), f"{name} {width}", (5, 1), **options)
     for r in range(3):
         rows = checks.scalar(counts, r)
         height = int(counts[r])
         for name in COL:
             options = how(name, array[:height], 0)
-            checks.expect(checks.op(name, checks.take(array), rows, 70), f"{name} {height} rows", **options)
+            checks.expect(
+                checks.op(name, checks.take(array), rows, 70), f"{name} {height} rows", **options
+            )
             narrow = checks.take(array[:, :1].contiguous())
             options = how(name, array[:height, :1], 0)
-            checks.expect(checks.op(name, narrow, rows, 1), f"{name} {height} of one column", **options)
+            checks.expect(
+                checks.op(name, narrow, rows, 1), f"{name} {height} of one column", **options
+            )
     checks.run()
 
 
@@ -85,9 +91,13 @@ def test_a_nan_and_infinities_come_through():
         array[0, 5], array[1, 36], array[2, 0] = float("nan"), float("inf"), float("-inf")
         array[3, 1], array[3, 35] = float("inf"), float("-inf")
         for name in ROW:
-            checks.expect(checks.op(name, checks.take(array), 8, 37), f"{name} {dtype}", **how(name, array, 1))
+            checks.expect(
+                checks.op(name, checks.take(array), 8, 37), f"{name} {dtype}", **how(name, array, 1)
+            )
         for name in COL:
-            checks.expect(checks.op(name, checks.take(array), 8, 37), f"{name} {dtype}", **how(name, array, 0))
+            checks.expect(
+                checks.op(name, checks.take(array), 8, 37), f"{name} {dtype}", **how(name, array, 0)
+            )
     checks.run()
 
 

@@ -99,9 +99,13 @@ class Author:
         self.params: list[Param] = []
         self.args: list[torch.Tensor | int] = []
         self.generator = torch.Generator().manual_seed(random.randrange(1 << 16))
-        self.height = random.choice((4, 8, 12, 24, 26, 39))  # rows of tensors that parallel loops share
+        self.height = random.choice(
+            (4, 8, 12, 24, 26, 39)
+        )  # rows of tensors that parallel loops share
         self.private: Value | None = None  # a tensor of the current iteration
-        self.factors: list[tuple[Value, Value]] = []  # left and right sides that products read in place
+        self.factors: list[
+            tuple[Value, Value]
+        ] = []  # left and right sides that products read in place
 
     def pick(self, choices: Sequence):
         return choices[self.random.randrange(len(choices))]
@@ -129,7 +133,9 @@ class Author:
         for _ in range(self.random.randrange(3)):
             depth, dtype = self.pick(DEPTHS), self.pick((INT8, BF16, FP32, FP16))
             left = self.tensor((self.height, depth), dtype, small=True)
-            self.factors.append((left, self.tensor((depth, self.pick(SHARED_COLUMNS)), dtype, small=True)))
+            self.factors.append(
+                (left, self.tensor((depth, self.pick(SHARED_COLUMNS)), dtype, small=True))
+            )
         for _ in range(2 + self.random.randrange(4)):
             self.segment(scope)
         self.b.op("return", ())
@@ -207,7 +213,14 @@ class Author:
         self.claim(scope, inner, [t for t in scope.writable if self.is_whole(t)])
         with self.b.block() as ops:
             if self.often(30):
-                mine = self.b.value("create", (), "t", shape=(size, self.pick(COLUMNS)), dtype=self.pick(DTYPES), value=0)
+                mine = self.b.value(
+                    "create",
+                    (),
+                    "t",
+                    shape=(size, self.pick(COLUMNS)),
+                    dtype=self.pick(DTYPES),
+                    value=0,
+                )
                 inner.readable.append(mine)
                 self.private = mine
             self.region(inner)
@@ -269,14 +282,20 @@ class Author:
         acc = TileType((m, size), INT32 if left.type.dtype == INT8 else FP32)
 
         def sides(k: Operand) -> list[Operand]:
-            a = self.b.value("load", [left, index(0), k, index(m), index(step)], "a", shape=(m, step))
-            b = self.b.value("load", [right, k, column, index(step), index(size)], "b", shape=(step, size))
+            a = self.b.value(
+                "load", [left, index(0), k, index(m), index(step)], "a", shape=(m, step)
+            )
+            b = self.b.value(
+                "load", [right, k, column, index(step), index(size)], "b", shape=(step, size)
+            )
             return [a, b, index(m), index(step), index(size)]
 
         if step == depth and self.often(80):
             result = self.op("matmul", *sides(index(0)))
         else:
-            start = self.op("full", shape=acc.shape, dtype=acc.dtype, value=self.random.randrange(2))
+            start = self.op(
+                "full", shape=acc.shape, dtype=acc.dtype, value=self.random.randrange(2)
+            )
             k = self.b.fresh(ScalarType(INDEX), "k")
             carried = self.b.fresh(acc, "acc")
             with self.b.block() as ops:
@@ -326,7 +345,9 @@ class Author:
         kind = self.pick(("range", "range", "pipeline", "unroll"))
         operands = (index(0), count, index(1), *(t.value for t in carried))
         types = [a.type for a in args]
-        op = self.b.structured("for", operands, [Block((variable, *args), tuple(ops))], types, kind=kind)
+        op = self.b.structured(
+            "for", operands, [Block((variable, *args), tuple(ops))], types, kind=kind
+        )
         scope.tiles += [Tile(v) for v in op.results]
 
     def like(self, scope: Scope, kind: TileType) -> Value:
@@ -335,7 +356,11 @@ class Author:
         return fitting[-1 - self.random.randrange(min(3, len(fitting)))]
 
     def branch(self, scope: Scope) -> None:
-        condition = self.b.value(self.pick(("s.lt", "s.ge", "s.eq")), [self.pick(scope.scalars)[0], index(self.random.randrange(30))], "c")
+        condition = self.b.value(
+            self.pick(("s.lt", "s.ge", "s.eq")),
+            [self.pick(scope.scalars)[0], index(self.random.randrange(30))],
+            "c",
+        )
         merged = [t for t in scope.tiles if t.valid is None]
         merged = [self.pick(merged)] if merged and self.often(60) else []
         blocks = []
@@ -358,7 +383,10 @@ class Author:
             offsets = [self.offset(scope, rows - h), self.offset(scope, columns - w)]
             made = self.b.value("window", [source, *offsets], "w", shape=(h, w))
         elif self.often(50) and source.type.is_contiguous:
-            shape = self.pick([s for s in ((1, rows * columns), (columns, rows)) if s != (rows, columns)] or [(rows, columns)])
+            shape = self.pick(
+                [s for s in ((1, rows * columns), (columns, rows)) if s != (rows, columns)]
+                or [(rows, columns)]
+            )
             made = self.b.value("reshape_view", [source], "v", shape=shape)
         else:
             made = self.b.value("transpose_view", [source], "v", axis1=0, axis2=1)
@@ -424,14 +452,23 @@ class Author:
         """A tile to work on, new ones more often."""
         tiles = [t for t in scope.tiles if not full or t.valid is None]
         if not tiles:
-            return Tile(self.op("full", shape=(self.pick(ROWS), self.pick(COLUMNS)), dtype=self.pick(DTYPES), value=3))
+            return Tile(
+                self.op(
+                    "full",
+                    shape=(self.pick(ROWS), self.pick(COLUMNS)),
+                    dtype=self.pick(DTYPES),
+                    value=3,
+                )
+            )
         recent = tiles[-4:]
         return self.pick(recent if self.often(70) else tiles)
 
     def load(self, scope: Scope) -> None:
         tensor = self.pick(scope.readable)
         rows, columns = tensor.type.shape
-        if scope.rows is not None and (tensor in scope.writable or (rows == self.height and self.often(70))):
+        if scope.rows is not None and (
+            tensor in scope.writable or (rows == self.height and self.often(70))
+        ):
             start, h = scope.rows
         else:
             h = rows if self.often(50) else 1 + self.random.randrange(rows)
@@ -452,7 +489,11 @@ class Author:
         scope.tiles.append(Tile(value, None if valid == (index(h), index(w)) else valid))
 
     def store(self, scope: Scope) -> None:
-        private = [t for t in scope.readable if scope.rows is not None and t.type.shape[0] == scope.rows[1] and self.is_private(t)]
+        private = [
+            t
+            for t in scope.readable
+            if scope.rows is not None and t.type.shape[0] == scope.rows[1] and self.is_private(t)
+        ]
         targets = [*scope.writable, *private]
         if not targets:
             return
@@ -460,9 +501,22 @@ class Author:
         rows, columns = target.type.shape
         limit = rows if scope.rows is None or target in private else scope.rows[1]
         across = columns if scope.columns is None else scope.columns[1]
-        fitting = [t for t in scope.tiles if len(t.shape) == 2 and t.shape[0] <= limit and t.shape[1] <= across]
+        fitting = [
+            t
+            for t in scope.tiles
+            if len(t.shape) == 2 and t.shape[0] <= limit and t.shape[1] <= across
+        ]
         if not fitting:
-            fitting = [Tile(self.op("full", shape=(limit, across), dtype=target.type.dtype, value=self.random.randrange(9)))]
+            fitting = [
+                Tile(
+                    self.op(
+                        "full",
+                        shape=(limit, across),
+                        dtype=target.type.dtype,
+                        value=self.random.randrange(9),
+                    )
+                )
+            ]
         tile = fitting[-1] if self.often(60) else self.pick(fitting)
         value = tile.value
         if tile.dtype != target.type.dtype:
@@ -497,7 +551,11 @@ class Author:
         attrs = {"kind": self.pick(("eq", "ne", "lt", "le", "gt", "ge"))} if name == "cmp" else {}
         partners = [t for t in scope.tiles if t.dtype == x.dtype and self.broadcasts(x, t)]
         if not partners or self.often(25):
-            y: Operand = Const(self.pick((0.5, -2.0, 3.0)), FP32) if x.dtype.is_float else Const(self.pick((2, -3, 1)), x.dtype)
+            y: Operand = (
+                Const(self.pick((0.5, -2.0, 3.0)), FP32)
+                if x.dtype.is_float
+                else Const(self.pick((2, -3, 1)), x.dtype)
+            )
             return Tile(self.op(name, x.value, y, **attrs), x.valid)
         y = self.pick(partners[-5:]).value
         return Tile(self.op(name, x.value, y, **attrs), x.valid)
@@ -526,7 +584,9 @@ class Author:
 
     def reduce(self, scope: Scope) -> Tile:
         x = self.tile(scope)
-        name = self.pick(("row_sum", "row_max", "row_min", "row_max", "col_sum", "col_max", "col_min"))
+        name = self.pick(
+            ("row_sum", "row_max", "row_min", "row_max", "col_sum", "col_max", "col_min")
+        )
         value = x.value
         if name.endswith("sum") and x.dtype.is_float:
             value = self.small(x, self.pick((FP32, FP32, BF16, FP16)))
@@ -604,7 +664,14 @@ class Author:
         if what == 0:
             return Tile(self.op("transpose", x.value, axis1=0, axis2=1))
         if what == 1:
-            joined = [t for t in scope.tiles if t.dtype == x.dtype and t.valid is None and len(t.shape) == 2 and t.shape[0] == rows]
+            joined = [
+                t
+                for t in scope.tiles
+                if t.dtype == x.dtype
+                and t.valid is None
+                and len(t.shape) == 2
+                and t.shape[0] == rows
+            ]
             return Tile(self.op("concat", x.value, self.pick(joined or [x]).value))
         shapes = [(1, rows * columns), (columns, rows), (rows * columns, 1)]
         if rows % 2 == 0:
@@ -626,20 +693,46 @@ class Author:
     def choose(self, scope: Scope) -> Tile:
         x = self.tile(scope, full=True)
         other = self.same_type(scope, x)
-        masks = [t for t in scope.tiles if t.valid is None and len(t.shape) == len(x.shape) and self.broadcasts(x, t)]
+        masks = [
+            t
+            for t in scope.tiles
+            if t.valid is None and len(t.shape) == len(x.shape) and self.broadcasts(x, t)
+        ]
         mask = self.pick(masks) if masks else x
         return Tile(self.op("sel", mask.value, x.value, other.value))
 
     def made(self, scope: Scope) -> Tile:
         if self.often(50):
-            return Tile(self.op("full", shape=(self.pick(ROWS), self.pick(COLUMNS)), dtype=self.pick(DTYPES), value=self.random.randrange(-4, 5)))
+            return Tile(
+                self.op(
+                    "full",
+                    shape=(self.pick(ROWS), self.pick(COLUMNS)),
+                    dtype=self.pick(DTYPES),
+                    value=self.random.randrange(-4, 5),
+                )
+            )
         if self.often(50):
             start = self.clamped(scope, -5, 50)
             width = self.pick(COLUMNS[1:])
             down = True if self.often(30) else None
-            return Tile(self.op("arange", start, shape=(1, width), dtype=self.pick((INT16, INT32)), descending=down))
+            return Tile(
+                self.op(
+                    "arange",
+                    start,
+                    shape=(1, width),
+                    dtype=self.pick((INT16, INT32)),
+                    descending=down,
+                )
+            )
         value = self.clamped(scope, -5, 50)
-        return Tile(self.op("splat", value, shape=(self.pick(ROWS), self.pick(COLUMNS)), dtype=self.pick((INT32, FP32))))
+        return Tile(
+            self.op(
+                "splat",
+                value,
+                shape=(self.pick(ROWS), self.pick(COLUMNS)),
+                dtype=self.pick((INT32, FP32)),
+            )
+        )
 
     def scalars(self, scope: Scope) -> Tile | None:
         """An element that becomes a scalar, put into a tile."""
@@ -659,7 +752,11 @@ class Author:
         if len(x.shape) != 2:
             return None
         axis = self.random.randrange(2)
-        count = self.op("arange", index(0), shape=(1, x.shape[1] if axis == 0 else 20), dtype=INT32) if x.shape[1] > 1 else None
+        count = (
+            self.op("arange", index(0), shape=(1, x.shape[1] if axis == 0 else 20), dtype=INT32)
+            if x.shape[1] > 1
+            else None
+        )
         if count is None:
             return None
         width = x.shape[1] if axis == 0 else 20
@@ -676,11 +773,25 @@ class Author:
         m, k = a.shape[::-1] if a_trans else a.shape
         if k > 1000:  # 1000 * 128 * 128 is below 2^24: every sum is exact
             return None
-        fitting = [t for t in scope.tiles if t.valid is None and len(t.shape) == 2 and k in t.shape and t.shape[0] * t.shape[1] <= 8000]
+        fitting = [
+            t
+            for t in scope.tiles
+            if t.valid is None
+            and len(t.shape) == 2
+            and k in t.shape
+            and t.shape[0] * t.shape[1] <= 8000
+        ]
         if fitting and self.often(70):
             b = self.pick(fitting)
         else:
-            b = Tile(self.op("full", shape=(k, self.pick(COLUMNS)), dtype=dtype if dtype != INT8 else INT8, value=2))
+            b = Tile(
+                self.op(
+                    "full",
+                    shape=(k, self.pick(COLUMNS)),
+                    dtype=dtype if dtype != INT8 else INT8,
+                    value=2,
+                )
+            )
         b_trans = b.shape[0] != k
         n = b.shape[0] if b_trans else b.shape[1]
         left, right = self.small(a, dtype), self.small(b, dtype)
@@ -690,7 +801,11 @@ class Author:
         attrs = {"a_trans": a_trans or None, "b_trans": b_trans or None}
         if self.often(30):
             kind = INT32 if dtype == INT8 else FP32
-            fitting = [t for t in scope.tiles if t.value.type == TileType((m, n), INT32) and t.valid is None]
+            fitting = [
+                t
+                for t in scope.tiles
+                if t.value.type == TileType((m, n), INT32) and t.valid is None
+            ]
             if kind == INT32 and fitting:
                 acc = self.pick(fitting).value
             else:

@@ -27,7 +27,6 @@ from tilewright.ir.verify import verify  # noqa: E402
 from tilewright.machine import host  # noqa: E402
 from tilewright.passes.pipeline import lower, prepare  # noqa: E402
 
-
 EXAMPLES = int(os.environ.get("TILEWRIGHT_FUZZ", "0"))
 
 settings.register_profile(
@@ -47,7 +46,11 @@ def interpreted(function: Function, program: Program, **options: object) -> list
 
 
 def same(wanted: list[torch.Tensor], got: list[torch.Tensor], when: str) -> None:
-    complaints = [f"argument {i}: {d}" for i, (a, b) in enumerate(zip(wanted, got, strict=True)) if (d := difference(a, b))]
+    complaints = [
+        f"argument {i}: {d}"
+        for i, (a, b) in enumerate(zip(wanted, got, strict=True))
+        if (d := difference(a, b))
+    ]
     assert not complaints, f"{when}: " + "; ".join(complaints)
 
 
@@ -57,12 +60,20 @@ def check(program: Program) -> None:
     verify(function)
     assert parse(to_text(function)) == function
     wanted = interpreted(function, program)
-    same(wanted, interpreted(function, program, poison=True), "the program reads what is unspecified")
-    same(wanted, interpreted(function, program, order="shuffled"), "the program depends on an order")
+    same(
+        wanted, interpreted(function, program, poison=True), "the program reads what is unspecified"
+    )
+    same(
+        wanted, interpreted(function, program, order="shuffled"), "the program depends on an order"
+    )
 
     def observe(name: str, after: Function) -> None:
         same(wanted, interpreted(after, program), f"after {name}")
-        same(wanted, interpreted(after, program, poison=True, order="reverse"), f"after {name}, poisoned")
+        same(
+            wanted,
+            interpreted(after, program, poison=True, order="reverse"),
+            f"after {name}, poisoned",
+        )
 
     lower(prepare(function, host(), observe), host(), observe)
     native = compile_native(function)

@@ -186,7 +186,12 @@ def test_the_two_sides_may_start_anywhere_and_where_is_known_at_run_time_only():
 
 
 def test_rows_past_the_valid_ones_keep_what_the_accumulator_began_with():
-    valid = ("valid [4, 8] {shape = [4, 8]}", "valid [%m, 8] {shape = [4, 8]}", "%b, 4, 8,", "%b, %m, 8,")
+    valid = (
+        "valid [4, 8] {shape = [4, 8]}",
+        "valid [%m, 8] {shape = [4, 8]}",
+        "%b, 4, 8,",
+        "%b, %m, 8,",
+    )
     text = changed(*valid, "%z: tensor", "%m: INDEX, %z: tensor")
     for m in (1, 3, 4):
         merged(text, m=m)
@@ -218,8 +223,9 @@ def sides(dtype: str, a_trans: bool, b_trans: bool) -> str:
     w, b, b0 = ("80x96", "80, 32", "0, %k") if b_trans else ("96x80", "32, 80", "%k, 0")
     flags = [f"{side}_trans = true" for side, on in (("a", a_trans), ("b", b_trans)) if on]
     how = f" {{{', '.join(flags)}}}" if flags else ""
+    inputs = f"%x: tensor<{x}, {dtype}>, %w: tensor<{w}, {dtype}>, %z: tensor<7x80, {acc}>"
     return f"""
-        func f(%x: tensor<{x}, {dtype}>, %w: tensor<{w}, {dtype}>, %z: tensor<7x80, {acc}>, out %y: tensor<7x80, {acc}>) {{
+        func f({inputs}, out %y: tensor<7x80, {acc}>) {{
           %start = load %z[0, 0] valid [7, 80] {{shape = [7, 80]}} : tile<7x80, {acc}>
           for %k in pipeline(0, 96, 32) carry (%acc = %start) -> (%all) {{
             %a = load %x[{a0}] valid [{a}] {{shape = [{a}]}} : tile<{a.replace(", ", "x")}, {dtype}>

@@ -204,7 +204,8 @@ LEFT_ALONE = {
         "                yield\n              } else {\n                yield\n              }\n",
     ),
     "an element written on the way": changed(
-        "%scale = load", "write %y, 5 : INT32 at [0, 3]\n              %scale = load"
+        "%scale = load",
+        "%v = read %s[0, %n] : INT32\n              write %y, %v at [0, 3]\n              %scale = load",
     ),
     "a last tile that is narrower": changed("range(0, 128, 32)", "range(0, 112, 32)"),
     "a loop backwards": changed("range(0, 128, 32)", "range(96, -32, -32)"),
@@ -221,8 +222,16 @@ def test_columns_stay_narrow_for(reason: str):
 @pytest.mark.parametrize(
     ("view", "source", "target"),
     [
-        ("%t = window %y[0, 16] {shape = [4, 112]} : tensor<4x112, INT32, strides 128x1>", "y[0", "t[0"),
-        ("%t = window %y[0, 16] {shape = [4, 112]} : tensor<4x112, INT32, strides 128x1>", "t[0", "y[0"),
+        (
+            "%t = window %y[0, 16] {shape = [4, 112]} : tensor<4x112, INT32, strides 128x1>",
+            "y[0",
+            "t[0",
+        ),
+        (
+            "%t = window %y[0, 16] {shape = [4, 112]} : tensor<4x112, INT32, strides 128x1>",
+            "t[0",
+            "y[0",
+        ),
         ("%t = reshape_view %y {shape = [8, 64]} : tensor<8x64, INT32>", "y[0", "t[1"),
     ],
     ids=["shifted", "shifted the other way", "reshaped"],
@@ -307,10 +316,11 @@ def test_of_two_stores_to_one_window_the_later_one_still_wins():
 @pytest.mark.parametrize("dtype", ["BF16", "FP16", "FP32", "INT8"])
 def test_machine_code_rounds_wide_columns_like_narrow_ones(dtype: str):
     acc = "INT32" if dtype == "INT8" else "FP32"
+    inputs = f"%x: tensor<7x72, {dtype}>, %w: tensor<72x192, {dtype}>, %s: tensor<1x192, {acc}>"
     assert_pass_changes_no_bit(
         widen_columns,
         f"""
-        func f(%x: tensor<7x72, {dtype}>, %w: tensor<72x192, {dtype}>, %s: tensor<1x192, {acc}>, out %y: tensor<7x192, {acc}>) {{
+        func f({inputs}, out %y: tensor<7x192, {acc}>) {{
           %a = load %x[0, 0] valid [7, 72] {{shape = [7, 72]}} : tile<7x72, {dtype}>
           for %n in range(0, 192, 48) {{
             %b = load %w[0, %n] valid [72, 48] {{shape = [72, 48]}} : tile<72x48, {dtype}>

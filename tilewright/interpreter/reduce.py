@@ -74,7 +74,9 @@ def _sum(x: Array, axis: int, dtype: DType) -> Array:
 
 def _sum_row_after_row(x: Array, axis: int) -> Array:
     """FP16 additions in order, each rounded to nearest even."""
-    total = torch.zeros_like(x[..., :1, :]) if x.shape[axis] == 0 else x[..., :1, :]
+    if x.shape[axis] == 0:
+        return x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
+    total = x[..., :1, :]
     for row in range(1, x.shape[axis]):
         total = (total.float() + x[..., row : row + 1, :].float()).half()
     return total
