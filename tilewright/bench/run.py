@@ -122,7 +122,7 @@ def describe(machine: Machine, highest: Mapping[int, Peaks]) -> dict[str, Any]:
         "l1d": machine.l1d,
         "l2": machine.l2,
         "l3": machine.l3,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "threads_by": provider().rsplit("/", 1)[-1],
         "versions": {
             "python": platform.python_version(),
