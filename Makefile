@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 CODE   := $(wildcard tilewright tests benchmarks examples docs/generate.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test quick lint format clean
+.PHONY: help setup run test quick fuzz lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: lint  ## everything CI runs: formatter, linter, types, tests
 
 quick: $(STAMP)  ## the tests that take no time
 	$(BIN)/python -m pytest -m 'not slow' -x
+
+fuzz: $(STAMP)  ## random programs, two thousand new ones: interpreter against native code
+	FUZZ_PROGRAMS=2000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)  ## formatter, linter and type checker, without changing a file
 	$(BIN)/ruff format --check $(CODE)
