@@ -60,7 +60,7 @@ def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tupl
     text = str(module)
     code = engine.load(text, [many.name], machine)
     call = code.function(many.name, Int, Address, Int, Address, Address, Int, Int, Address)
-    pitch = k * kernel.dtype.nbytes + 64
+    pitch = k * kernel.a_dtype.nbytes + 64
     a, panel = aligned(m * pitch), aligned(kernel.panel_bytes(k, nr * LANES))
     c, init = aligned(m * (nr * LANES * 4 + 64)), aligned(64)
     arguments = (

@@ -75,7 +75,8 @@ class Native:
         made = {tile: kernel.microkernel(module, *tile) for tile in tiles}
         packs = {trans: kernel.pack(module, trans) for trans in (False, True)}
         rowsum = kernel.rowsum(module) if kernel.needs_init else None
-        for fn in [*made.values(), *packs.values(), *([rowsum] if rowsum else [])]:
+        widen = kernel.widen(module) if kernel.widens else None
+        for fn in [*made.values(), *packs.values(), *(fn for fn in (rowsum, widen) if fn)]:
             fn.linkage = ""
         self.text = str(module)
         names = [fn.name for fn in module.functions if not fn.is_declaration]
@@ -83,6 +84,7 @@ class Native:
         self._tiles = {tile: self._call(fn) for tile, fn in made.items()}
         self._packs = {trans: self._call(fn) for trans, fn in packs.items()}
         self._rowsum = self._call(rowsum) if rowsum else None
+        self._widen = self._call(widen) if widen else None
 
     def _call(self, fn: ir.Function) -> Any:
         kinds = [ctypes.c_void_p if arg.type.is_pointer else ctypes.c_int64 for arg in fn.args]
@@ -127,6 +129,10 @@ class Native:
         groups = self.kernel.k_groups(k)
         if self._rowsum:
             self._rowsum(a.ctypes.data, a.strides[0], m, groups, init.ctypes.data)
+        if self._widen:
+            wide = aligned(m * k * self.kernel.a_dtype.nbytes).reshape(m, -1)
+            self._widen(a.ctypes.data, a.strides[0], m, k, wide.ctypes.data, wide.strides[0])
+            a = wide
         self._tiles[m, nr, acc](
             a.ctypes.data,
             a.strides[0],

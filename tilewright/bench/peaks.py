@@ -104,7 +104,7 @@ def product_gops(dtype: DType, count: int, machine: Machine) -> tuple[float, str
     for rows, columns in REGISTER_TILES[machine.vector_registers]:
         module = ir.Module("registers")
         emit_registers(module, kernel, rows, columns)
-        ops = 2 * rows * columns * kernel.isa.part * kernel.k_group
+        ops = 2 * rows * columns * kernel.isa.part * kernel.k_group // kernel.isa.phases
         found.append((_rate(module, ops, count, work, machine), f"{rows}x{columns} registers"))
     module = ir.Module("tile")
     emit_tiles(module, kernel)
@@ -117,19 +117,18 @@ def product_gops(dtype: DType, count: int, machine: Machine) -> tuple[float, str
 def emit_registers(module: ir.Module, kernel: Kernel, rows: int, columns: int) -> ir.Function:
     """`worker(data, tid, nthreads)`: rows x columns accumulators, nothing loaded in the loop.
 
-    The rows' groups change places every turn; else LLVM would multiply once, before the loop.
+    The rows change places every turn; else LLVM would multiply once, before the loop.
     """
     way = kernel.isa
     fn, b, turns, mine = _start(module)
     a = [way.load_a(b, offset(b, mine, LINE * i)) for i in range(rows)]
     w = [way.load_b(b, offset(b, mine, 1024 + LINE * i)) for i in range(columns)]
     sums = [zero(way.acc_type()) for _ in range(rows * columns)]
-    with counted(b, 0, turns, carried=[*sums, *(x for group in a for x in group)]) as loop:
-        x, flat = loop.carried[: len(sums)], loop.carried[len(sums) :]
-        turned = [tuple(flat[i : i + len(a[0])]) for i in range(0, len(flat), len(a[0]))]
+    with counted(b, 0, turns, carried=[*sums, *a]) as loop:
+        x, turned = loop.carried[: len(sums)], loop.carried[len(sums) :]
         pairs = [(row, column) for row in turned for column in w]
         loop.next = [way.step(b, x[i], *pair) for i, pair in enumerate(pairs)]
-        loop.next += flat[len(a[0]) :] + flat[: len(a[0])]
+        loop.next += turned[1:] + turned[:1]
     for i in range(len(sums)):
         b.store(loop.results[i], offset(b, mine, 2048 + LINE * i), align=4)
     b.ret_void()
@@ -140,7 +139,8 @@ def emit_tiles(module: ir.Module, kernel: Kernel) -> ir.Function:
     """`worker(data, tid, nthreads)`: the largest tile again and again, its operands in cache."""
     tile = kernel.microkernel(module, kernel.mr, kernel.nr)
     fn, b, turns, mine = _start(module)
-    k, pitch = TILE_ROW // kernel.dtype.nbytes, TILE_ROW + LINE
+    k = TILE_ROW // kernel.dtype.nbytes
+    pitch = k * kernel.a_dtype.nbytes + LINE
     panel = kernel.mr * pitch
     out = panel + kernel.block_bytes(k)
     row = kernel.nr * LANES * 4 + LINE

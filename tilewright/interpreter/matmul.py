@@ -79,8 +79,3 @@ def matmul_packed_acc(call: Call, acc: Array, a: Array, panel: Array, m: int) ->
     out = call.blank()
     out[:m] = _accumulator(call, acc[:m].double() + a[:m].double() @ panel.double())
     return out
-
-
-@meaning("fetch_ahead")
-def fetch_ahead(call: Call, panel: Array, part: int, parts: int) -> None:
-    """A hint to the machine: nothing."""

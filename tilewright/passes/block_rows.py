@@ -9,7 +9,7 @@ from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.typed import as_value, shape_of
-from tilewright.ir.types import TensorType, TileType, Type
+from tilewright.ir.types import PanelType, TensorType, TileType, Type
 from tilewright.ir.walk import Definition, definitions, free_values, names_in_use, root_tensor, uses
 from tilewright.machine import Machine
 from tilewright.passes.row_local import is_swept
@@ -19,6 +19,12 @@ PRODUCTS = ("matmul_packed", "matmul_packed_acc")
 # Elements of the widest row that one task of a shared row loop works on: about 4 us, against 0.1 us for
 # taking a task and a few us for the barrier behind the loop.
 TASK_ELEMENTS = 16384
+
+# What a product works through at a time: rows of a small register tile at least, and so much of K.
+MIN_ROWS, DEEP = 4, 1024
+
+# Tasks a core in a row loop that is shared out, so that the last ones end together.
+TASKS = 4
 
 
 def block_rows(fn: Function, machine: Machine) -> Function:
@@ -118,7 +124,7 @@ class _RowBlocker:
         if per_row is None or not all(id(op) in per_row for op in stores):
             return None
         run = [op for op in ops if id(op) in per_row]
-        tiles = self.tiles(run, rows, bool(products))
+        tiles = self.tiles(run, rows, products, shared)
         before = tuple(op for op in ops if id(op) not in per_row)
         made = {result for op in run for result in op.results}
         if tiles < 2 or any(x in made for op in before for x in free_values(op)):
@@ -132,10 +138,10 @@ class _RowBlocker:
             return None
         return _Run(rows, tiles, tuple(run), before)
 
-    def tiles(self, run: list[Op], rows: int, has_product: bool) -> int:
+    def tiles(self, run: list[Op], rows: int, products: list[Op], shared: bool) -> int:
         """How many row tiles `rows` rows make."""
-        if has_product:
-            return -(-rows // self.tile_rows())
+        if products:
+            return -(-rows // self.tile_rows(products, rows, shared))
         operands = (x.type for op in run for x in (*op.results, *op.operands))
         widest = max(kind.shape[-1] for kind in operands if isinstance(kind, TileType))
         return -(-rows // max(1, TASK_ELEMENTS // widest))
@@ -213,9 +219,19 @@ class _RowBlocker:
 
     # Making the loop
 
-    def tile_rows(self) -> int:
-        """Rows of a register tile on this machine: 6 by 4 vectors fit 32 registers, 4 by 2 fit 16."""
-        return 6 if self.machine.vector_bits >= 512 else 4
+    def tile_rows(self, products: list[Op], rows: int, shared: bool) -> int:
+        """Rows whose left sides and results take half of the second-level cache; fewer where the row loop
+        is what gives the threads work."""
+        row_bytes = 0
+        for op in products:
+            panel = op.operands[-2].type
+            assert isinstance(panel, PanelType)
+            deep = min(panel.k, DEEP) * panel.dtype.nbytes
+            row_bytes = max(row_bytes, 4 * panel.n + deep)
+        most = max(MIN_ROWS, self.machine.l2 // 2 // row_bytes)
+        return (
+            most if shared else max(MIN_ROWS, min(most, -(-rows // (TASKS * self.machine.cores))))
+        )
 
     def loop(self, run: _Run, shared: bool) -> list[Op]:
         """`for tile in …: r0 = …; the run on rows r0 … r0 + m`."""

@@ -6,7 +6,6 @@ from tilewright.ir.nodes import Function
 from tilewright.machine import Machine
 from tilewright.passes.block_rows import block_rows
 from tilewright.passes.drop_dead import drop_dead
-from tilewright.passes.fetch_ahead import fetch_ahead
 from tilewright.passes.fold_constants import fold_constants
 from tilewright.passes.forward_stores import forward_stores
 from tilewright.passes.fuse_loops import fuse_loops
@@ -40,7 +39,6 @@ PIPELINE: tuple[Pass, ...] = (
     block_rows,  # rows of a product and of what follows it go through the cache tile by tile
     fuse_sweeps,  # needs the final row tiles; chains of row-wise operators become one sweep
     drop_dead,  # what fusion and merging left unread
-    fetch_ahead,  # row tiles and windows of panels are final, and nothing looks for dead ops any more
     parallelize,  # last, because it fixes which thread runs what
 )
 

@@ -85,7 +85,6 @@ class FunctionEmitter:
         # Inside a parallel loop or a serial block: no other thread has a part in it.
         self.alone = False
         self.arena = self.shared
-        self.fetch: matmul.Fetch | None = None  # what the next product brings closer
 
         fn = ir.Function(module, ir.FunctionType(VOID, [PTR, I64, I64]), "worker")
         fn.attributes.add("nounwind")

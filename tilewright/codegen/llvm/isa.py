@@ -3,9 +3,12 @@
 A *group* is the `k_group` neighbouring elements of K that one step consumes; a *part* is one vector
 register of accumulators (`part` columns of C in one row). Sixteen columns are `16 // part` parts.
 
-    load_a   the group of one row of A, repeated in every lane
-    load_b   the group of `part` columns of the panel, [part][k_group]
+    load_a   one row of A, repeated in every lane
+    load_b   `part` columns of the panel
     step     acc + a * b, element-wise over the part
+
+A way takes its group in `phases` turns of these three, so that what a turn unpacks from the panel
+need not stay in registers for the next.
 """
 
 from __future__ import annotations
@@ -24,14 +27,13 @@ from tilewright.codegen.llvm.types import (
     I32,
     const_splat,
     intrinsic,
+    offset,
     shuffle,
     splat,
     vector,
     zero,
 )
-from tilewright.dtypes import BF16, FP16, FP32, INT8, INT32, DType
-
-Values = tuple[ir.Value, ...]
+from tilewright.dtypes import BF16, FP16, FP32, INT8, INT16, INT32, DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Isa:
     part:   accumulator lanes in one register.
     xor:    what the panel's bytes are xor-ed with; 0x80 turns signed into unsigned, then the
             accumulators must start at -128 * sum(row of A).
+    wide:   what A is widened to, a row tile at a time, before the tile reads it; else it is read as
+            it lies in memory.
+    phases: turns in which a tile takes one group.
     b_registers, a_registers: live registers that a panel part and a group of A take, with
             their temporaries.
     """
@@ -51,12 +56,19 @@ class Isa:
     dtype: ClassVar[DType]
     k_group: ClassVar[int]
     xor: ClassVar[int] = 0
+    wide: ClassVar[DType | None] = None
+    phases: ClassVar[int] = 1
     b_registers: ClassVar[int] = 1
     a_registers: ClassVar[int] = 1
 
     @property
     def accumulator(self) -> DType:
         return INT32 if self.dtype == INT8 else FP32
+
+    @property
+    def a_dtype(self) -> DType:
+        """Of A as a tile reads it."""
+        return self.wide or self.dtype
 
     @property
     def label(self) -> str:
@@ -66,13 +78,18 @@ class Isa:
     def acc_type(self) -> ir.VectorType:
         return vector(I32 if self.dtype == INT8 else F32, self.part)
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        """`at` is where the group begins, as it is for load_b."""
         raise NotImplementedError
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         raise NotImplementedError
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
+        raise NotImplementedError
+
+    def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        """Bits of A <n x i..> as bits of `wide`."""
         raise NotImplementedError
 
     def load_part(self, b: ir.IRBuilder, at: ir.Value, element: ir.Type) -> ir.Value:
@@ -84,7 +101,7 @@ class Isa:
         """One unaligned load of a group as `unit`, repeated and seen as [part][k_group]
         elements.
         """
-        group = splat(b, b.load(at, typ=unit, align=self.dtype.nbytes), self.part)
+        group = splat(b, b.load(at, typ=unit, align=self.a_dtype.nbytes), self.part)
         kind = vector(element, self.part * self.k_group)
         return group if group.type == kind else b.bitcast(group, kind)
 
@@ -104,70 +121,68 @@ class Fma(Isa):
     def label(self) -> str:
         return f"{self.name}x{self.part}{'' if self.fused else '_twice'}"
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.broadcast(b, at, F32, F32),)
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return splat(b, b.load(offset(b, at, 4 * phase), typ=F32, align=4), self.part)
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.load_part(b, at, F32),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.load_part(b, at, F32)
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
-        for x, y in zip(a, w, strict=True):
-            acc = self.multiply_add(b, x, y, acc)
-        return acc
-
-    def multiply_add(self, b: ir.IRBuilder, x: ir.Value, y: ir.Value, acc: ir.Value) -> ir.Value:
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
         if not self.fused:
-            return b.fadd(acc, b.fmul(x, y))
+            return b.fadd(acc, b.fmul(a, w))
         fma = intrinsic(b.module, f"llvm.fma.v{self.part}f32", acc.type, [acc.type] * 3)
-        return b.call(fma, [x, y, acc])
+        return b.call(fma, [a, w, acc])
 
 
 @dataclass(frozen=True, slots=True)
 class Bf16Wide(Fma):
-    """BF16 without a dot instruction: both of a pair become FP32 by a shift or a mask; even k
-    first.
+    """BF16 without a dot instruction. A is FP32; a panel part becomes FP32 by a shift (even k) and by
+    a mask (odd k), one after the other.
     """
 
     name = "bf16_wide"
     dtype = BF16
+    wide = FP32
     k_group = 2
-    b_registers = 3
-    a_registers = 3
+    phases = 2
+    a_registers = 2  # and the pairs of a part, from one phase to the next
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return self._halves(b, splat(b, b.load(at, typ=I32, align=2), self.part))
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        pair = b.bitcast(self.load_part(b, at, I16), vector(I32, self.part))
+        if phase == 0:
+            half = b.shl(pair, const_splat(I32, 16, self.part))
+        else:
+            half = b.and_(pair, const_splat(I32, 0xFFFF0000, self.part))
+        return b.bitcast(half, self.acc_type())
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return self._halves(b, b.load(at, typ=vector(I32, self.part), align=self.part * 4))
-
-    def _halves(self, b: ir.IRBuilder, pair: ir.Value) -> Values:
-        even = b.shl(pair, const_splat(I32, 16, self.part))
-        odd = b.and_(pair, const_splat(I32, 0xFFFF0000, self.part))
-        return b.bitcast(even, self.acc_type()), b.bitcast(odd, self.acc_type())
+    def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        n = x.type.count
+        return b.shl(b.zext(x, vector(I32, n)), const_splat(I32, 16, n))
 
 
 @dataclass(frozen=True, slots=True)
 class Fp16Wide(Fma):
-    """FP16 widened to FP32, by the instruction where there is one (`convert`), else by integer
-    steps.
+    """FP16 with an FP32 A; the panel is widened by the instruction where there is one (`convert`),
+    else by integer steps.
     """
 
     convert: bool = True
     name = "fp16_wide"
     dtype = FP16
+    wide = FP32
     k_group = 1
-    b_registers = 2
     a_registers = 2
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self._widen(b, splat(b, b.load(at, typ=I16, align=2), self.part)),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self._as_floats(b, self.load_part(b, at, I16))
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self._widen(b, self.load_part(b, at, I16)),)
+    def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        return b.bitcast(self._as_floats(b, x), vector(I32, x.type.count))
 
-    def _widen(self, b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    def _as_floats(self, b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+        n = bits.type.count
         if self.convert:
-            return b.fpext(b.bitcast(bits, vector(F16, self.part)), self.acc_type())
+            return b.fpext(b.bitcast(bits, vector(F16, n)), vector(F32, n))
         return widen_fp16(b, bits)
 
 
@@ -198,17 +213,15 @@ class Bf16Dot(Isa):
     dtype = BF16
     k_group = 2
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.broadcast(b, at, I32, BFLOAT),)
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.broadcast(b, at, I32, BFLOAT)
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.load_part(b, at, BFLOAT),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.load_part(b, at, BFLOAT)
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
         name = f"llvm.x86.avx512bf16.dpbf16ps.{self.part * 32}"
-        return b.call(
-            intrinsic(b.module, name, acc.type, [acc.type, w[0].type, a[0].type]), [acc, w[0], a[0]]
-        )
+        return b.call(intrinsic(b.module, name, acc.type, [acc.type, w.type, a.type]), [acc, w, a])
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +230,9 @@ class Bf16DotArm(Bf16Dot):
 
     name = "bf16_bfdot"
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
         name = "llvm.aarch64.neon.bfdot.v4f32.v8bf16"
-        return b.call(
-            intrinsic(b.module, name, acc.type, [acc.type, w[0].type, a[0].type]), [acc, w[0], a[0]]
-        )
+        return b.call(intrinsic(b.module, name, acc.type, [acc.type, w.type, a.type]), [acc, w, a])
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +246,14 @@ class Int8Vnni(Isa):
     k_group = 4
     xor = 0x80
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.broadcast(b, at, I32, I8),)
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.broadcast(b, at, I32, I8)
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (self.load_part(b, at, I8),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.load_part(b, at, I8)
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
-        return self.dot(b, acc, w[0], a[0])
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
+        return self.dot(b, acc, w, a)
 
     def dot(self, b: ir.IRBuilder, acc: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
         name = f"llvm.x86.avx512.vpdpbusd.{self.part * 32}"
@@ -269,23 +280,27 @@ class Int8Madd(Isa):
 
     name = "i8_madd"
     dtype = INT8
+    wide = INT16
     k_group = 2
     a_registers = 2  # the group and the products on their way into the accumulator
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (b.sext(self.broadcast(b, at, I16, I8), vector(I16, 2 * self.part)),)
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.broadcast(b, at, I32, I16)
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (b.sext(self.load_part(b, at, I8), vector(I16, 2 * self.part)),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return b.sext(self.load_part(b, at, I8), vector(I16, 2 * self.part))
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
+    def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        return b.sext(x, vector(I16, x.type.count))
+
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
         name = {
             4: "llvm.x86.sse2.pmadd.wd",
             8: "llvm.x86.avx2.pmadd.wd",
             16: "llvm.x86.avx512.pmaddw.d.512",
         }[self.part]
-        madd = intrinsic(b.module, name, acc.type, [a[0].type, w[0].type])
-        return b.add(acc, b.call(madd, [a[0], w[0]]))
+        madd = intrinsic(b.module, name, acc.type, [a.type, w.type])
+        return b.add(acc, b.call(madd, [a, w]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,17 +309,21 @@ class Int8Plain(Isa):
 
     name = "i8_plain"
     dtype = INT8
+    wide = INT32
     k_group = 1
     a_registers = 2
 
-    def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (splat(b, b.sext(b.load(at, typ=I8, align=1), I32), self.part),)
+    def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return self.broadcast(b, at, I32, I32)
 
-    def load_b(self, b: ir.IRBuilder, at: ir.Value) -> Values:
-        return (b.sext(self.load_part(b, at, I8), self.acc_type()),)
+    def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
+        return b.sext(self.load_part(b, at, I8), self.acc_type())
 
-    def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
-        return b.add(acc, b.mul(a[0], w[0]))
+    def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        return b.sext(x, vector(I32, x.type.count))
+
+    def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
+        return b.add(acc, b.mul(a, w))
 
 
 def interleave(b: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ from tilewright.codegen.llvm.types import (
 from tilewright.ir.nodes import Op, Operand
 from tilewright.ir.typed import tile_type_of
 from tilewright.ir.types import PanelType, TileType
+
+# Elements of K that all register tiles take before the next ones: a column block's piece of them is an
+# eighth of a second-level cache or less.
+KC = 1024
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
@@ -72,24 +77,6 @@ def emit_panel_window(owner: FunctionEmitter, op: Op) -> None:
     owner.env[op.result] = Panel(offset(b, whole.address, at), k, n, whole.dtype, whole.stride)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """What to bring closer while a product runs: `nbytes` of every column block of `panel`, from `start` on."""
-
-    panel: Panel
-    start: ir.Value
-    nbytes: int
-
-
-def emit_fetch_ahead(owner: FunctionEmitter, op: Op) -> None:
-    """Note a part of a panel for the next product, which spreads the fetches over its column blocks."""
-    panel = owner.panel(op.operands[0])
-    part, parts = (owner.extent(x) for x in op.operands[1:])
-    assert isinstance(parts, int)
-    nbytes = -(-int(panel.stride * op.attr("share")) // parts // LINE) * LINE
-    owner.fetch = Fetch(panel, owner.b.mul(value_of(part), const(I64, nbytes)), nbytes)
-
-
 def emit_product(owner: FunctionEmitter, op: Op) -> None:
     """c = a * panel, or acc + a * panel, for the first `m` rows."""
     carried = op.name == "matmul_packed_acc"
@@ -105,17 +92,16 @@ def emit_product(owner: FunctionEmitter, op: Op) -> None:
     )
     product = Product(owner, kernel, readable(owner, a, kernel), owner.panel(panel), c, carried)
     product.emit(rows, sizes)
-    owner.fetch = None
     owner.env[op.result] = c
     owner.owned.add(op.result)
 
 
 def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
     """The left side where it is, or a copy with zeros behind its rows when K ends inside a group: what lies
-    there otherwise may be NaN, which a zero in the panel does not silence."""
+    there otherwise may be NaN, which a zero in the panel does not silence. (Widening adds its own zeros.)"""
     place = owner.place(a)
     rows, k = place.shape
-    if k % kernel.k_group == 0:
+    if k % kernel.k_group == 0 or kernel.widens:
         return place
     whole = TileType((rows, -(-k // kernel.k_group) * kernel.k_group), place.dtype)
     target = owner.new_tile(whole)
@@ -127,7 +113,12 @@ def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
 
 
 class Product:
-    """One product into `c`, a tile of the arena, whose rows hold whole panel blocks."""
+    """One product into `c`, a tile of the arena, whose rows hold whole panel blocks.
+
+    Many rows are cut into register tiles, and K into pieces of KC: every register tile takes a column
+    block's piece before the next block is touched, so that a panel streams through the caches once
+    while A's rows and C stay in the second level.
+    """
 
     def __init__(
         self,
@@ -140,41 +131,89 @@ class Product:
     ) -> None:
         self.owner, self.b, self.kernel = owner, owner.b, kernel
         self.a, self.panel, self.c, self.carried = a, panel, c, carried
-        self.groups = const(I64, kernel.k_groups(panel.k))
-        self.init = owner.reserve(4 * LANES) if kernel.needs_init else zero(PTR)
 
     def emit(self, rows: Extent, sizes: tuple[int, ...]) -> None:
-        """`sizes`: the row counts that `rows` can be; larger ones are cut into balanced register tiles."""
+        """`sizes`: the row counts that `rows` can be."""
         if rows == 0:  # a literal: nothing is valid
             return
-        most = self.kernel.mr
-        if max(sizes) <= most:
-            self.tile(self.a.address, self.c.address, rows, sizes)
+        b, kernel, k = self.b, self.kernel, self.panel.k
+        self.rows, self.sizes = rows, sizes
+        self.tiles = -(-max(sizes) // kernel.mr)  # register tiles at most
+        piece = min(k, KC) if self.tiles > 1 else k
+        self.init = self.owner.reserve(4 * max(sizes)) if kernel.needs_init else zero(PTR)
+        if kernel.widens:
+            groups = kernel.k_group * kernel.k_groups(piece)
+            self.wide = self.owner.new_tile(TileType((max(sizes), groups), kernel.a_dtype))
+        self.piece(const(I64, 0), piece, self.carried)
+        with counted(b, 1, k // piece, name="kc") if k // piece > 1 else nullcontext() as loop:
+            if loop is not None:
+                self.piece(b.mul(loop.i, const(I64, piece)), piece, True)
+        if k % piece:
+            self.piece(const(I64, k // piece * piece), k % piece, True)
+
+    def piece(self, k0: ir.Value, k: int, carried: bool) -> None:
+        """Elements k0 … k0 + k of every sum."""
+        b, kernel = self.b, self.kernel
+        groups = const(I64, kernel.k_groups(k))
+        a, pitch = self.a.at(b, [0, k0]), const(I64, self.a.strides[0])
+        if kernel.needs_init:
+            rowsum = kernel.rowsum(self.owner.module)
+            b.call(rowsum, [a, pitch, value_of(self.rows), groups, self.init])
+        if kernel.widens:
+            widen, wide = kernel.widen(self.owner.module), self.wide
+            wide_pitch = const(I64, wide.strides[0])
+            sizes = [pitch, value_of(self.rows), const(I64, k)]
+            b.call(widen, [a, *sizes, wide.address, wide_pitch])
+            a, pitch = wide.address, wide_pitch
+        n = self.panel.n
+        blocks = kernel.blocks(n)
+        full = blocks if kernel.block_nr(n, blocks - 1) == kernel.nr else blocks - 1
+        before = b.sdiv(k0, const(I64, kernel.k_group))  # groups of K in earlier pieces
+
+        def block(j: ir.Value, nr: int, side: int = 1) -> None:
+            group_bytes = kernel.group_bytes * LANES * nr
+            at = b.add(
+                b.mul(j, const(I64, self.panel.stride)), b.mul(before, const(I64, group_bytes))
+            )
+            start = offset(b, self.panel.address, at)
+            c = offset(b, self.c.address, b.mul(j, const(I64, LANES * kernel.nr * 4)))
+            nbytes = group_bytes * kernel.k_groups(k)
+            ahead = self.panel.stride if blocks > 1 else nbytes
+            self.block(_Block(a, pitch, start, c, groups, nr, side, carried, nbytes, ahead))
+
+        side = min(kernel.side(max(self.sizes)), full)
+        beside = full // side * side if side > 1 else 0
+        if beside:
+            with counted(b, 0, beside, side, name="beside") as loop:
+                block(loop.i, kernel.nr, side)
+        if beside < full:
+            with counted(b, beside, full, name="block") as loop:
+                block(loop.i, kernel.nr)
+        if full < blocks:
+            block(const(I64, full), kernel.block_nr(n, full))
+
+    def block(self, block: _Block) -> None:
+        """Every row against one column block, in balanced register tiles."""
+        b, most = self.b, self.kernel.mr
+        if self.tiles == 1:
+            self.tile(block, const(I64, 0), self.rows, self.sizes)
             return
-        b = self.b
-        rows = value_of(rows)
+        rows = value_of(self.rows)
         tiles = b.sdiv(b.add(rows, const(I64, most - 1)), const(I64, most))
+        possible = {size for m in self.sizes for size in _balanced(m, most)}
         with counted(b, 0, tiles, name="tile") as loop:
             r0 = b.sdiv(b.mul(loop.i, rows), tiles)
             r1 = b.sdiv(b.mul(b.add(loop.i, const(I64, 1)), rows), tiles)
-            self.tile(
-                offset(b, self.a.address, b.mul(r0, const(I64, self.a.strides[0]))),
-                offset(b, self.c.address, b.mul(r0, const(I64, self.c.strides[0]))),
-                b.sub(r1, r0),
-                tuple(range(1, most + 1)),
-            )
+            if self.kernel.isa.part == LANES:
+                self.bring_closer(block, loop.i)
+            self.tile(block, r0, b.sub(r1, r0), tuple(sorted(possible)))
 
-    def tile(self, a: ir.Value, c: ir.Value, rows: Extent, sizes: tuple[int, ...]) -> None:
-        """One register tile of rows against every column block."""
-        b = self.b
-        if self.kernel.needs_init:
-            rowsum = self.kernel.rowsum(self.owner.module)
-            b.call(
-                rowsum, [a, const(I64, self.a.strides[0]), value_of(rows), self.groups, self.init]
-            )
-        if isinstance(rows, int):
-            self.columns(a, c, rows)
+    def tile(self, block: _Block, r0: ir.Value, rows: Extent, sizes: tuple[int, ...]) -> None:
+        """One register tile, whichever of `sizes` it has."""
+        if isinstance(rows, int) or len(sizes) == 1:
+            self.call(block, r0, sizes[0] if not isinstance(rows, int) else rows)
             return
+        b = self.b
         after = b.append_basic_block("product")
         none = b.append_basic_block("no_rows")
         switch = b.switch(rows, none)
@@ -182,55 +221,66 @@ class Product:
             case = b.append_basic_block(f"rows{m}")
             switch.add_case(const(I64, m), case)
             b.position_at_end(case)
-            self.columns(a, c, m)
+            self.call(block, r0, m)
             b.branch(after)
         b.position_at_end(none)
         b.branch(after)
         b.position_at_end(after)
 
-    def columns(self, a: ir.Value, c: ir.Value, m: int) -> None:
-        """`m` rows against every column block: the full ones in a loop, then the narrower last one."""
-        b, kernel, n = self.b, self.kernel, self.panel.n
-        blocks = kernel.blocks(n)
-        full = blocks if kernel.block_nr(n, blocks - 1) == kernel.nr else blocks - 1
-        stride, width = self.panel.stride, LANES * kernel.nr * 4
-        if full:
-            with counted(b, 0, full, name="block") as loop:
-                self.call(
-                    a,
-                    c,
-                    m,
-                    kernel.nr,
-                    b.mul(loop.i, const(I64, stride)),
-                    b.mul(loop.i, const(I64, width)),
-                )
-        if full < blocks:
-            nr = kernel.block_nr(n, full)
-            self.call(a, c, m, nr, const(I64, full * stride), const(I64, full * width))
-
-    def call(
-        self, a: ir.Value, c: ir.Value, m: int, nr: int, panel_at: ir.Value, c_at: ir.Value
-    ) -> None:
+    def call(self, block: _Block, r0: ir.Value, m: int) -> None:
         b = self.b
-        if self.owner.fetch is not None and self.owner.fetch.panel.stride == self.panel.stride:
-            self.bring_closer(self.owner.fetch, panel_at)
-        microkernel = self.kernel.microkernel(self.owner.module, m, nr, self.carried)
-        pitch, c_pitch = const(I64, self.a.strides[0]), const(I64, self.c.strides[0])
-        panel = offset(b, self.panel.address, panel_at)
-        b.call(microkernel, [a, pitch, panel, offset(b, c, c_at), c_pitch, self.groups, self.init])
+        microkernel = self.kernel.microkernel(
+            self.owner.module, m, block.nr, block.carried, block.side
+        )
+        a = offset(b, block.a, b.mul(r0, block.a_pitch))
+        c_pitch = const(I64, self.c.strides[0])
+        c = offset(b, block.c, b.mul(r0, c_pitch))
+        init = self.init
+        if self.kernel.needs_init:
+            init = offset(b, init, b.mul(r0, const(I64, 4)))
+        beside = [const(I64, self.panel.stride)] if block.side > 1 else []
+        b.call(
+            microkernel, [a, block.a_pitch, block.panel, c, c_pitch, block.groups, init, *beside]
+        )
 
-    def bring_closer(self, fetch: Fetch, panel_at: ir.Value) -> None:
-        """Prefetch this column block's share into the second-level cache."""
+    def bring_closer(self, block: _Block, tile: ir.Value) -> None:
+        """Prefetch this register tile's share of the block that comes next into the second-level cache."""
         b = self.b
         prefetch = intrinsic(self.owner.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        start = offset(b, offset(b, fetch.panel.address, panel_at), fetch.start)
+        share = -(-block.nbytes // (self.tiles * LINE)) * LINE
+        start = offset(b, offset(b, block.panel, block.ahead), b.mul(tile, const(I64, share)))
         read, second_level, data = const(I32, 0), const(I32, 2), const(I32, 1)
-        with counted(b, 0, fetch.nbytes, LINE, name="ahead") as loop:
+        with counted(b, 0, share, LINE, name="ahead") as loop:
             b.call(prefetch, [offset(b, start, loop.i), read, second_level, data])
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A piece of one column block, or of `side` neighbours, and what is multiplied with it.
+
+    a, c:   row 0 of the left side's piece and of the block's columns of C.
+    nbytes: of the piece; `ahead` bytes past `panel` lies what is wanted next.
+    """
+
+    a: ir.Value
+    a_pitch: ir.Value
+    panel: ir.Value
+    c: ir.Value
+    groups: ir.Value
+    nr: int
+    side: int
+    carried: bool
+    nbytes: int
+    ahead: int
+
+
+def _balanced(rows: int, most: int) -> set[int]:
+    """The sizes of `rows` rows in as few tiles as possible that differ by one row at most."""
+    tiles = -(-rows // most)
+    return {rows // tiles, -(-rows // tiles)} if rows else set()
+
+
 EMITTERS = {
-    "fetch_ahead": emit_fetch_ahead,
     "pack": emit_pack,
     "panel_window": emit_panel_window,
     "matmul_packed": emit_product,

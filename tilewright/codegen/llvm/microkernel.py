@@ -3,7 +3,8 @@
     C[m, 16 nr] (+)= A[m, K] * panel[K, 16 nr]
 
 A lies in memory as it is: rows of BF16, FP16, FP32 or INT8, `a_row_bytes` apart, read a group at a
-time. B has been packed (codegen/llvm/pack.py). C is FP32 or INT32, row-major; all 16 nr columns are
+time; where the instruction set multiplies wider numbers, `widen` has made them of a tile's rows
+(`a_dtype`). B has been packed (codegen/llvm/pack.py). C is FP32 or INT32, row-major; all 16 nr columns are
 written.
 
 Each element of C has one accumulator that takes the groups of K in order, so its bits depend on K
@@ -51,6 +52,10 @@ LANES = 16  # columns of a panel vector, on every machine: panels and tests look
 # (benchmarks/microkernel.py).
 UNROLL = 2
 
+# Sums that a tile must have on their way so that the latency of adding to one does not count: four
+# cycles for each of two units.
+CHAINS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -84,8 +89,23 @@ class Kernel:
 
     @property
     def group_bytes(self) -> int:
-        """Bytes of one group of one row of A, or of one column of the panel."""
+        """Bytes of one group of one column of the panel."""
         return self.isa.k_group * self.isa.dtype.nbytes
+
+    @property
+    def a_dtype(self) -> DType:
+        """Of A as tiles read it: `dtype`, or what `widen` makes of it."""
+        return self.isa.a_dtype
+
+    @property
+    def a_group_bytes(self) -> int:
+        """Bytes of one group of one row of A as tiles read it."""
+        return self.isa.k_group * self.isa.a_dtype.nbytes
+
+    @property
+    def widens(self) -> bool:
+        """Whether A must go through `widen` first."""
+        return self.isa.wide is not None
 
     @property
     def needs_init(self) -> bool:
@@ -113,10 +133,19 @@ class Kernel:
         """Vectors of 16 columns in block j: `nr`, or fewer in the last block."""
         return min(self.nr, -(-(n - j * LANES * self.nr) // LANES))
 
-    def microkernel(self, module: ir.Module, m: int, nr: int, acc: bool = False) -> ir.Function:
+    def side(self, m: int) -> int:
+        """Neighbouring column blocks that a tile of m rows takes side by side."""
+        chains = m * self.nr * LANES // self.isa.part
+        return max(1, CHAINS // chains)
+
+    def microkernel(
+        self, module: ir.Module, m: int, nr: int, acc: bool = False, side: int = 1
+    ) -> ir.Function:
         """`void mk(a, a_row_bytes: i64, panel, c, c_row_bytes: i64, k_groups: i64, init)`.
 
         1 <= m <= mr, 1 <= nr <= self.nr; `panel` is the start of a block whose own nr this is.
+        side: so many whole blocks at once, the next ones `block_bytes: i64` apart, a last argument that
+        only these tiles have.
         acc: start from what C holds instead of from zero. init: i32[m] from `rowsum`, if
         `needs_init`.
         """
@@ -124,8 +153,9 @@ class Kernel:
             raise ValueError(
                 f"tile {m} x {nr} of {self.name}, which goes up to {self.mr} x {self.nr}"
             )
-        name = f"mk_{self.name}_{m}x{nr}{'_acc' if acc else ''}"
-        return once(module, name, lambda: _emit_tile(module, name, self, m, nr, acc))
+        beside = f"x{side}" if side > 1 else ""
+        name = f"mk_{self.name}_{m}x{nr}{beside}{'_acc' if acc else ''}"
+        return once(module, name, lambda: _emit_tile(module, name, self, m, nr, acc, side))
 
     def rowsum(self, module: ir.Module) -> ir.Function:
         """`void rowsum(a, a_row_bytes: i64, m: i64, k_groups: i64, init)`: init[i] = -128 *
@@ -133,6 +163,13 @@ class Kernel:
         """
         name = f"rowsum_{self.name}"
         return once(module, name, lambda: _emit_rowsum(module, name, self))
+
+    def widen(self, module: ir.Module) -> ir.Function:
+        """`void widen(a, a_row_bytes: i64, m: i64, k: i64, out, out_row_bytes: i64)`: m rows of k
+        elements as `a_dtype`, with zeros behind them up to a whole group.
+        """
+        name = f"widen_{self.name}"
+        return once(module, name, lambda: _emit_widen(module, name, self))
 
     def pack(self, module: ir.Module, trans: bool = False) -> ir.Function:
         """The function that packs blocks of B; see codegen/llvm/pack.py."""
@@ -193,7 +230,7 @@ def _tile(way: Isa, registers: int) -> tuple[int, int]:
 
 
 def _emit_tile(
-    module: ir.Module, name: str, kernel: Kernel, m: int, nr: int, acc: bool
+    module: ir.Module, name: str, kernel: Kernel, m: int, nr: int, acc: bool, side: int
 ) -> ir.Function:
     way = kernel.isa
     fn = define(
@@ -208,13 +245,18 @@ def _emit_tile(
             ("c_row_bytes", I64),
             ("k_groups", I64),
             ("init", PTR),
+            *([("block_bytes", I64)] if side > 1 else []),
         ],
     )
     fn.attributes.add("noinline")  # its registers are its own; a caller's would make it spill
-    a, a_row_bytes, panel, c, c_row_bytes, k_groups, init = fn.args
+    a, a_row_bytes, panel, c, c_row_bytes, k_groups, init = fn.args[:7]
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    parts = nr * LANES // way.part
+    width = nr * LANES // way.part  # parts of one block
+    parts = width * side
     part_bytes = way.part * kernel.group_bytes
+    blocks = [
+        offset(b, panel, b.mul(fn.args[7], const(I64, s))) if s else panel for s in range(side)
+    ]
     row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(m)]
     row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(m)]
 
@@ -234,20 +276,23 @@ def _emit_tile(
         """One group of K for the whole tile; at_a and at_panel are byte offsets, u counts groups
         past them.
         """
-        here = offset(b, offset(b, panel, at_panel), u * parts * part_bytes)
-        w = [way.load_b(b, offset(b, here, v * part_bytes)) for v in range(parts)]
-        for i in range(m):
-            x = way.load_a(b, offset(b, offset(b, row_a[i], at_a), u * kernel.group_bytes))
-            for v in range(parts):
-                sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w[v])
+        here = [offset(b, offset(b, block, at_panel), u * width * part_bytes) for block in blocks]
+        places = [offset(b, at, v * part_bytes) for at in here for v in range(width)]
+        for phase in range(way.phases):
+            w = [way.load_b(b, place, phase) for place in places]
+            for i in range(m):
+                at = offset(b, offset(b, row_a[i], at_a), u * kernel.a_group_bytes)
+                x = way.load_a(b, at, phase)
+                for v in range(parts):
+                    sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w[v])
 
     sums = start
     turns = b.and_(k_groups, const(I64, -UNROLL))
     for first, last, step in ((0, turns, UNROLL), (turns, k_groups, 1)):
         with counted(b, first, last, step, sums, name="k") as loop:
             loop.next = list(loop.carried)
-            at_a = b.mul(loop.i, const(I64, kernel.group_bytes))
-            at_panel = b.mul(loop.i, const(I64, parts * part_bytes))
+            at_a = b.mul(loop.i, const(I64, kernel.a_group_bytes))
+            at_panel = b.mul(loop.i, const(I64, width * part_bytes))
             for u in range(step):
                 group(loop.next, at_a, at_panel, u)
         sums = loop.results
@@ -292,3 +337,35 @@ def _emit_rowsum(module: ir.Module, name: str, kernel: Kernel) -> ir.Function:
         b.store(b.neg(rest.results[0]), offset(b, init, b.mul(row.i, const(I64, 4))), align=4)
     b.ret_void()
     return fn
+
+
+def _emit_widen(module: ir.Module, name: str, kernel: Kernel) -> ir.Function:
+    narrow, wide = kernel.dtype, kernel.a_dtype
+    if not kernel.widens:
+        raise ValueError(f"{kernel.name} reads its left side as it is")
+    args = [("a", PTR), ("a_row_bytes", I64), ("m", I64), ("k", I64), ("out", PTR)]
+    fn = define(module, name, VOID, [*args, ("out_row_bytes", I64)])
+    fn.attributes.add("noinline")
+    a, a_row_bytes, m, k, out, out_row_bytes = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+    whole = b.and_(k, const(I64, -LANES))
+    groups = b.add(k, const(I64, kernel.k_group - 1))
+    end = b.sub(groups, b.urem(groups, const(I64, kernel.k_group)))
+    with counted(b, 0, m, name="row") as row:
+        source = offset(b, a, b.mul(row.i, a_row_bytes))
+        target = offset(b, out, b.mul(row.i, out_row_bytes))
+        for first, last, lanes in ((const(I64, 0), whole, LANES), (whole, k, 1)):
+            with counted(b, first, last, lanes, name="k") as loop:
+                at = offset(b, source, b.mul(loop.i, const(I64, narrow.nbytes)))
+                x = b.load(at, typ=vector(bits_type(narrow), lanes), align=narrow.nbytes)
+                to = offset(b, target, b.mul(loop.i, const(I64, wide.nbytes)))
+                b.store(kernel.isa.widened(b, x), to, align=wide.nbytes)
+        with counted(b, k, end, name="pad") as loop:
+            at = offset(b, target, b.mul(loop.i, const(I64, wide.nbytes)))
+            b.store(const(bits_type(wide), 0), at, align=wide.nbytes)
+    b.ret_void()
+    return fn
+
+
+def bits_type(dtype: DType) -> ir.IntType:
+    return ir.IntType(8 * dtype.nbytes)

@@ -102,14 +102,3 @@ def _matmul_packed_acc(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Typ
     if tile(operands[0], "acc") != product[0]:
         raise RuleBroken(f"the accumulator is {operands[0].type}, the product is {product[0]}")
     return product
-
-
-@operator("fetch_ahead", "panel, part, parts", effect="hint")
-def _fetch_ahead(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """While the next product runs, bring part `part` of `parts` of a panel into the second-level cache.
-
-    attrs['share'] is how much of the panel all parts together fetch. No value depends on it.
-    """
-    panel(operands[0], "the panel")
-    integers(operands[1:], 2, "part numbers")
-    return ()

@@ -19,7 +19,7 @@ Infer = Callable[[tuple[Operand, ...], Attrs], tuple[Type, ...]]
 
 # What running an op does: nothing but give results, look at memory, change memory, steer, stop the run, or
 # nothing that a value depends on.
-Effect = Literal["pure", "read", "write", "control", "check", "hint"]
+Effect = Literal["pure", "read", "write", "control", "check"]
 
 
 class RuleBroken(Exception):
