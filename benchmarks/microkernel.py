@@ -59,7 +59,9 @@ def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tupl
     many = emit_many(module, kernel.microkernel(module, m, nr))
     text = str(module)
     code = engine.load(text, [many.name], machine)
-    call = code.function(many.name, Int, Address, Int, Address, Address, Int, Int, Address)
+    call = code.function(
+        many.name, Int, Address, Int, Address, Address, Int, Int, Address, Int, Address
+    )
     pitch = k * kernel.a_dtype.nbytes + 64
     a, panel = aligned(m * pitch), aligned(kernel.panel_bytes(k, nr * LANES))
     c, init = aligned(m * (nr * LANES * 4 + 64)), aligned(64)
@@ -71,6 +73,8 @@ def tile_gops(kernel: Kernel, machine: Machine, m: int, nr: int, k: int) -> tupl
         nr * LANES * 4 + 64,
         kernel.k_groups(k),
         init.ctypes.data,
+        0,
+        None,
     )
     calls = max(1, 20_000_000 // (m * nr * LANES * k))
     gops = 2 * m * nr * LANES * k * calls / fastest(lambda: call(calls, *arguments), PATIENCE) / 1e9

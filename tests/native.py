@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,11 @@ def before_a_wall(values: np.ndarray) -> np.ndarray:
 
 
 class Native:
-    """One family's functions, compiled together: tiles by (m, nr, acc), both packs, the row
-    sums.
+    """One family's functions, compiled together: tiles by (m, nr, acc[, side, fetch]), both packs, the
+    row sums.
     """
 
-    def __init__(
-        self, kernel: Kernel, machine: Machine, tiles: list[tuple[int, int, bool]]
-    ) -> None:
+    def __init__(self, kernel: Kernel, machine: Machine, tiles: Sequence[tuple[int, ...]]) -> None:
         self.kernel = kernel
         module = ir.Module(kernel.name)
         made = {tile: kernel.microkernel(module, *tile) for tile in tiles}
@@ -122,8 +120,9 @@ class Native:
         nr: int,
         acc: bool = False,
         at: int = 0,
+        ways: tuple[int, ...] = (),
     ) -> None:
-        """c (+)= a [m, K, padded to a group] * the panel block at byte `at`."""
+        """c (+)= a [m, K, padded to a group] * the panel block at byte `at`; ways: side and fetch."""
         m, k = a.shape
         init = np.zeros(m, np.int32)
         groups = self.kernel.k_groups(k)
@@ -133,7 +132,7 @@ class Native:
             wide = aligned(m * k * self.kernel.a_dtype.nbytes).reshape(m, -1)
             self._widen(a.ctypes.data, a.strides[0], m, k, wide.ctypes.data, wide.strides[0])
             a = wide
-        self._tiles[m, nr, acc](
+        self._tiles[m, nr, acc, *ways](
             a.ctypes.data,
             a.strides[0],
             panel.ctypes.data + at,
@@ -141,6 +140,8 @@ class Native:
             c.strides[0],
             groups,
             init.ctypes.data,
+            self.kernel.block_bytes(k),
+            panel.ctypes.data,
         )
 
 

@@ -160,6 +160,8 @@ def emit_tiles(module: ir.Module, kernel: Kernel) -> ir.Function:
                 const(I64, row),
                 const(I64, kernel.k_groups(k)),
                 offset(b, mine, start),
+                const(I64, 0),
+                mine,
             ],
         )
     b.ret_void()

@@ -31,9 +31,10 @@ def block_rows(fn: Function, machine: Machine) -> Function:
     """Put row-wise work around a product into a loop over row tiles.
 
     Takes:  packed products and the row-wise ops before and after them, as one straight line.
-    Gives:  the same values, bit for bit: a row is computed by the same ops in the same order. Tiles are
-            balanced (128 rows in tiles of 6 at most are 22 tiles of 5 or 6), the work after a product finds it in
-            the first cache, and outside parallel loops the row loop itself is parallel.
+    Gives:  the same values, bit for bit: a row is computed by the same ops in the same order. A tile has as many
+            rows as leave their left sides and results in half of the second-level cache, so that a panel
+            streams by once for all of them; tiles are balanced, and outside parallel loops the row loop itself
+            is parallel.
     Leaves: work whose rows are needed together afterwards, atomic stores, a single row tile.
     """
     blocker = _RowBlocker(fn, machine)
@@ -284,9 +285,9 @@ class _RowBlocker:
             shape[axis] = high
             attrs["shape"] = tuple(shape)
         elif op.name in PRODUCTS:
-            some = operands[-1] != index(rows)  # any number of the tile's rows may be valid
+            if operands[-1] == index(rows):  # else any number of the tile's rows may be valid
+                attrs["sizes"] = sizes
             operands[-1] = self.rest(operands[-1], rows, r0, m)
-            attrs["sizes"] = tuple(range(1, high + 1)) if some else sizes
         elif op.name.startswith("row_") or op.name == "fillpad":
             operands[1] = self.rest(operands[1], rows, r0, m)
         if "shape" in attrs and op.name not in ("load", "store"):

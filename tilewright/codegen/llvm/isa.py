@@ -145,7 +145,7 @@ class Bf16Wide(Fma):
     wide = FP32
     k_group = 2
     phases = 2
-    a_registers = 2  # and the pairs of a part, from one phase to the next
+    b_registers = 2  # the pairs of a part stay from one phase to the next
 
     def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         pair = b.bitcast(self.load_part(b, at, I16), vector(I32, self.part))

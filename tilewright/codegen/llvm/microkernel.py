@@ -45,6 +45,7 @@ from tilewright.codegen.llvm.types import (
 from tilewright.dtypes import BF16, FP16, FP32, INT8, DType
 from tilewright.machine import Machine
 
+LINE = 64  # bytes of a cache line
 LANES = 16  # columns of a panel vector, on every machine: panels and tests look the same everywhere
 
 # Groups of K in one turn of the loop. Against one, two gain 30 % in the 1 x 4 tile of decode and
@@ -139,23 +140,29 @@ class Kernel:
         return max(1, CHAINS // chains)
 
     def microkernel(
-        self, module: ir.Module, m: int, nr: int, acc: bool = False, side: int = 1
+        self,
+        module: ir.Module,
+        m: int,
+        nr: int,
+        acc: bool = False,
+        side: int = 1,
+        fetch: int = 0,
     ) -> ir.Function:
-        """`void mk(a, a_row_bytes: i64, panel, c, c_row_bytes: i64, k_groups: i64, init)`.
+        """`void mk(a, a_row_bytes, panel, c, c_row_bytes, k_groups, init, block_bytes, ahead)`.
 
         1 <= m <= mr, 1 <= nr <= self.nr; `panel` is the start of a block whose own nr this is.
-        side: so many whole blocks at once, the next ones `block_bytes: i64` apart, a last argument that
-        only these tiles have.
         acc: start from what C holds instead of from zero. init: i32[m] from `rowsum`, if
         `needs_init`.
+        side: so many whole blocks at once, `block_bytes` apart.
+        fetch: where not 0, bring the first 1 / fetch of what lies at `ahead` into the second-level
+        cache on the way, as much as the panel has (from each of `side` places).
         """
         if not (1 <= m <= self.mr and 1 <= nr <= self.nr):
             raise ValueError(
                 f"tile {m} x {nr} of {self.name}, which goes up to {self.mr} x {self.nr}"
             )
-        beside = f"x{side}" if side > 1 else ""
-        name = f"mk_{self.name}_{m}x{nr}{beside}{'_acc' if acc else ''}"
-        return once(module, name, lambda: _emit_tile(module, name, self, m, nr, acc, side))
+        tile = _Tile(self, m, nr, acc, side, fetch)
+        return once(module, tile.name, lambda: tile.emit(module))
 
     def rowsum(self, module: ir.Module) -> ir.Function:
         """`void rowsum(a, a_row_bytes: i64, m: i64, k_groups: i64, init)`: init[i] = -128 *
@@ -229,79 +236,108 @@ def _tile(way: Isa, registers: int) -> tuple[int, int]:
     return 1, 1
 
 
-def _emit_tile(
-    module: ir.Module, name: str, kernel: Kernel, m: int, nr: int, acc: bool, side: int
-) -> ir.Function:
-    way = kernel.isa
-    fn = define(
-        module,
-        name,
-        VOID,
-        [
-            ("a", PTR),
-            ("a_row_bytes", I64),
-            ("panel", PTR),
-            ("c", PTR),
-            ("c_row_bytes", I64),
-            ("k_groups", I64),
-            ("init", PTR),
-            *([("block_bytes", I64)] if side > 1 else []),
-        ],
-    )
-    fn.attributes.add("noinline")  # its registers are its own; a caller's would make it spill
-    a, a_row_bytes, panel, c, c_row_bytes, k_groups, init = fn.args[:7]
-    b = ir.IRBuilder(fn.append_basic_block("entry"))
-    width = nr * LANES // way.part  # parts of one block
-    parts = width * side
-    part_bytes = way.part * kernel.group_bytes
-    blocks = [
-        offset(b, panel, b.mul(fn.args[7], const(I64, s))) if s else panel for s in range(side)
-    ]
-    row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(m)]
-    row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(m)]
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """One microkernel; what the fields are stands at `Kernel.microkernel`."""
 
-    start = []
-    for i in range(m):
-        first = zero(way.acc_type())
-        if kernel.needs_init:
-            first = splat(b, b.load(offset(b, init, 4 * i), typ=I32, align=4), way.part)
-        for v in range(parts):
-            value = first
-            if acc:
-                value = b.load(offset(b, row_c[i], v * way.part * 4), typ=way.acc_type(), align=4)
-                value = b.add(value, first) if kernel.needs_init else value
-            start.append(value)
+    kernel: Kernel
+    m: int
+    nr: int
+    acc: bool
+    side: int
+    fetch: int
 
-    def group(sums: list[ir.Value], at_a: ir.Value, at_panel: ir.Value, u: int) -> None:
-        """One group of K for the whole tile; at_a and at_panel are byte offsets, u counts groups
-        past them.
-        """
-        here = [offset(b, offset(b, block, at_panel), u * width * part_bytes) for block in blocks]
-        places = [offset(b, at, v * part_bytes) for at in here for v in range(width)]
+    @property
+    def name(self) -> str:
+        beside = f"x{self.side}" if self.side > 1 else ""
+        ends = ("_acc" if self.acc else "") + (f"_fetch{self.fetch}" if self.fetch else "")
+        return f"mk_{self.kernel.name}_{self.m}x{self.nr}{beside}{ends}"
+
+    @property
+    def parts(self) -> int:
+        """Registers of one row of one block."""
+        return self.nr * LANES // self.kernel.isa.part
+
+    @property
+    def panel_step(self) -> int:
+        """Bytes of a block from one group of K to the next."""
+        return self.parts * self.kernel.isa.part * self.kernel.group_bytes
+
+    def emit(self, module: ir.Module) -> ir.Function:
+        kernel, way = self.kernel, self.kernel.isa
+        args = [("a", PTR), ("a_row_bytes", I64), ("panel", PTR), ("c", PTR), ("c_row_bytes", I64)]
+        args += [("k_groups", I64), ("init", PTR), ("block_bytes", I64), ("ahead", PTR)]
+        fn = define(module, self.name, VOID, args)
+        fn.attributes.add("noinline")  # its registers are its own; a caller's would make it spill
+        a, a_row_bytes, panel, c, c_row_bytes, k_groups, init, block_bytes, ahead = fn.args
+        b = ir.IRBuilder(fn.append_basic_block("entry"))
+        apart = [b.mul(block_bytes, const(I64, s)) for s in range(self.side)]
+        blocks = [offset(b, panel, beside) for beside in apart]
+        wanted = [offset(b, ahead, beside) for beside in apart]
+        row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(self.m)]
+        row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(self.m)]
+        columns = self.side * self.parts
+        places = [offset(b, row, v * way.part * 4) for row in row_c for v in range(columns)]
+
+        sums = []
+        for i, place in enumerate(places):
+            first = zero(way.acc_type())
+            if kernel.needs_init:
+                at = offset(b, init, 4 * (i // columns))
+                first = splat(b, b.load(at, typ=I32, align=4), way.part)
+            if self.acc:
+                held = b.load(place, typ=way.acc_type(), align=4)
+                first = b.add(held, first) if kernel.needs_init else held
+            sums.append(first)
+
+        turns = b.and_(k_groups, const(I64, -UNROLL))
+        for begin, end, step in ((0, turns, UNROLL), (turns, k_groups, 1)):
+            with counted(b, begin, end, step, sums, name="k") as loop:
+                loop.next = list(loop.carried)
+                at_a = b.mul(loop.i, const(I64, kernel.a_group_bytes))
+                at_panel = b.mul(loop.i, const(I64, self.panel_step))
+                if self.fetch and step > 1:
+                    self.bring_closer(b, wanted, at_panel)
+                for u in range(step):
+                    rows = [offset(b, row, at_a) for row in row_a]
+                    self.group(b, loop.next, rows, [offset(b, at, at_panel) for at in blocks], u)
+            sums = loop.results
+
+        for total, place in zip(sums, places, strict=True):
+            b.store(total, place, align=4)
+        b.ret_void()
+        return fn
+
+    def group(
+        self,
+        b: ir.IRBuilder,
+        sums: list[ir.Value],
+        rows: list[ir.Value],
+        blocks: list[ir.Value],
+        u: int,
+    ) -> None:
+        """One group of K for the whole tile, `u` groups past where `rows` and `blocks` point."""
+        way = self.kernel.isa
+        part_bytes = self.panel_step // self.parts
+        here = [offset(b, block, u * self.panel_step) for block in blocks]
+        parts = [offset(b, at, v * part_bytes) for at in here for v in range(self.parts)]
         for phase in range(way.phases):
-            w = [way.load_b(b, place, phase) for place in places]
-            for i in range(m):
-                at = offset(b, offset(b, row_a[i], at_a), u * kernel.a_group_bytes)
-                x = way.load_a(b, at, phase)
-                for v in range(parts):
-                    sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w[v])
+            w = [way.load_b(b, part, phase) for part in parts]
+            for i, row in enumerate(rows):
+                x = way.load_a(b, offset(b, row, u * self.kernel.a_group_bytes), phase)
+                for v in range(len(w)):
+                    at = i * len(w) + v
+                    sums[at] = way.step(b, sums[at], x, w[v])
 
-    sums = start
-    turns = b.and_(k_groups, const(I64, -UNROLL))
-    for first, last, step in ((0, turns, UNROLL), (turns, k_groups, 1)):
-        with counted(b, first, last, step, sums, name="k") as loop:
-            loop.next = list(loop.carried)
-            at_a = b.mul(loop.i, const(I64, kernel.a_group_bytes))
-            at_panel = b.mul(loop.i, const(I64, width * part_bytes))
-            for u in range(step):
-                group(loop.next, at_a, at_panel, u)
-        sums = loop.results
-
-    for i in range(m):
-        for v in range(parts):
-            b.store(sums[i * parts + v], offset(b, row_c[i], v * way.part * 4), align=4)
-    b.ret_void()
-    return fn
+    def bring_closer(self, b: ir.IRBuilder, wanted: list[ir.Value], at_panel: ir.Value) -> None:
+        """This turn's lines of what is wanted next."""
+        prefetch = intrinsic(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+        read, second_level, data = const(I32, 0), const(I32, 2), const(I32, 1)
+        lines = -(-UNROLL * self.panel_step // (LINE * self.fetch))
+        for place in wanted:
+            start = offset(b, place, b.udiv(at_panel, const(I64, self.fetch)))
+            for i in range(lines):
+                b.call(prefetch, [offset(b, start, LINE * i), read, second_level, data])
 
 
 def _emit_rowsum(module: ir.Module, name: str, kernel: Kernel) -> ir.Function:
