@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from math import prod
+from typing import Any, Literal, TypeAlias
 
 from tilewright.dtypes import ARGUMENT_DTYPES, BOOL, DType
 from tilewright.errors import ArgumentError, ArgumentValueError
@@ -29,17 +31,26 @@ class Slot:
     span: Span
 
 
+TensorKind: TypeAlias = tuple[tuple[int, ...], DType]
+
+
 @dataclass(slots=True)
 class Bound:
     """The arguments by parameter name.
 
-    `types` holds shape and dtype of tensors, `key` all of them.
+    `types` holds shape and dtype of tensors, `key` all of them as Torch says them, `nbytes` the size of
+    those that have memory.
     """
 
+    slots: Sequence[Slot]
     values: dict[str, Any]
-    types: dict[str, tuple[tuple[int, ...], DType]]
+    types: dict[str, TensorKind]
     key: tuple[Any, ...]
-    spans: dict[str, Span]
+    nbytes: dict[str, int]
+
+    def span(self, name: str) -> Span:
+        """Where the parameter is written."""
+        return next(slot.span for slot in self.slots if slot.name == name)
 
 
 def slots_of(kernel: Kernel) -> tuple[Slot, ...]:
@@ -55,7 +66,7 @@ def bind(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     data: bool = True,
-    released: frozenset[str] = frozenset(),
+    released: Set[str] = frozenset(),
 ) -> Bound:
     """Give every parameter its argument and check kinds, dtypes, device, layout and ranges.
 
@@ -67,17 +78,23 @@ def bind(
     if kwargs or len(args) != len(slots):
         args = _by_name(kernel, slots, args, kwargs)
     values: dict[str, Any] = {}
-    types: dict[str, tuple[tuple[int, ...], DType]] = {}
+    types: dict[str, TensorKind] = {}
+    nbytes: dict[str, int] = {}
     key = []
     for slot, value in zip(slots, args, strict=True):
+        name = slot.name
         if slot.kind == "tensor":
-            found = _tensor_type(slot, value, data and slot.name not in released)
-            types[slot.name] = found
-            key.append(found)
+            as_torch, kind, size = _tensor_kind(slot, value)
+            if data and name not in released:
+                if not (value.is_cpu and value.layout in _strided and value.is_contiguous()):
+                    _require_data(slot, value)
+                nbytes[name] = size
+            types[name] = kind
+            key.append(as_torch)
         else:
             value = _scalar(slot, value)
-        values[slot.name] = value
-    return Bound(values, types, tuple(key), {slot.name: slot.span for slot in slots})
+        values[name] = value
+    return Bound(slots, values, types, tuple(key), nbytes)
 
 
 def _by_name(
@@ -96,8 +113,28 @@ def _by_name(
     return tuple(bound.arguments[slot.name] for slot in slots)
 
 
-def _tensor_type(slot: Slot, value: Any, data: bool) -> tuple[tuple[int, ...], DType]:
-    """Shape and dtype of a tensor argument that the kernel can take."""
+# What calls have found before: (torch dtype, torch shape) -> (the same pair, our kind, bytes), and the
+# layouts that are strided. Checking an argument is a good part of a call that takes microseconds.
+_kinds: dict[tuple[Any, Any], tuple[tuple[Any, Any], TensorKind, int]] = {}
+_strided: set[Any] = set()
+KINDS_KEPT = 4096
+
+
+def _tensor_kind(slot: Slot, value: Any) -> tuple[tuple[Any, Any], TensorKind, int]:
+    """Dtype and shape of a tensor argument, as Torch says them and as we do, and its bytes."""
+    try:
+        return _kinds[value.dtype, value.shape]
+    except (AttributeError, KeyError, TypeError):
+        shape, dtype = _tensor_type(slot, value)
+        if len(_kinds) >= KINDS_KEPT:
+            _kinds.clear()
+        as_torch = (value.dtype, value.shape)
+        found = _kinds[as_torch] = (as_torch, (shape, dtype), prod(shape) * dtype.nbytes)
+        return found
+
+
+def _tensor_type(slot: Slot, value: Any) -> TensorKind:
+    """Shape and dtype of a tensor argument that a kernel can take."""
     name, span = slot.name, slot.span
     dtype = BY_TORCH_NAME.get(str(getattr(value, "dtype", None)))
     if dtype is None:
@@ -125,8 +162,12 @@ def _tensor_type(slot: Slot, value: Any, data: bool) -> tuple[tuple[int, ...], D
             span,
             help="leave the call out when there is nothing to do",
         )
-    if not data:
-        return shape, dtype
+    return shape, dtype
+
+
+def _require_data(slot: Slot, value: Any) -> None:
+    """A tensor whose memory a kernel can use."""
+    name, span = slot.name, slot.span
     if value.device.type != "cpu":
         raise ArgumentError(
             f"argument {name!r} is on device {value.device}; kernels run on the CPU",
@@ -141,12 +182,12 @@ def _tensor_type(slot: Slot, value: Any, data: bool) -> tuple[tuple[int, ...], D
         )
     if not value.is_contiguous():
         raise ArgumentError(
-            f"argument {name!r} is not contiguous: shape {list(shape)},"
+            f"argument {name!r} is not contiguous: shape {list(value.shape)},"
             f" strides {list(value.stride())}",
             span,
             help=f"{name}.contiguous()",
         )
-    return shape, dtype
+    _strided.add(value.layout)
 
 
 def _scalar(slot: Slot, value: Any) -> int | float | bool:
@@ -234,14 +275,12 @@ def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:
 
     ArgumentError otherwise.
     """
-    ranges = []
-    for name, (shape, dtype) in bound.types.items():
-        start = bound.values[name].data_ptr()
-        count = dtype.nbytes
-        for extent in shape:
-            count *= extent
-        ranges.append((start, start + count, name))
-    ranges.sort()
+    values = bound.values
+    ranges = sorted(
+        [(start := values[name].data_ptr(), start + n, name) for name, n in bound.nbytes.items()]
+    )
+    if all(one[1] <= other[0] for one, other in pairwise(ranges)):
+        return
     reach, holder, reach_written, writer = -1, "", -1, ""
     for start, end, name in ranges:
         # Sorted by start, a range overlaps an earlier one when that one reaches past its start.
@@ -251,7 +290,7 @@ def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:
             raise ArgumentError(
                 f"argument {guilty!r} is written by {kernel.__name__!r} and shares memory with"
                 f" argument {innocent!r}",
-                bound.spans[guilty],
+                bound.span(guilty),
                 help=f"pass a tensor of its own: torch.empty_like({guilty})",
             )
         if end > reach:

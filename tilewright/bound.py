@@ -49,6 +49,20 @@ class _Frozen:
     unpacked: bool = False
 
 
+@dataclass(slots=True)
+class _Plan:
+    """What a call with arguments of some shapes does.
+
+    arguments: for each argument of the program its name, or the address of a panel.
+    written:   the names of those that the program writes.
+    """
+
+    entry: Entry
+    program: NativeProgram
+    arguments: list[str | int]
+    written: set[str]
+
+
 class BoundKernel:
     """`kernel.bind(name=tensor, …)`: call it with the other arguments.
 
@@ -81,7 +95,7 @@ class BoundKernel:
         self._state = state
         self._frozen = {name: _freeze(name, tensor) for name, tensor in tensors.items()}
         self._free = [slot.name for slot in state.slots if slot.name not in tensors]
-        self._programs: dict[int, tuple[Entry, NativeProgram]] = {}  # by id of the entry
+        self._plans: dict[int, _Plan] = {}  # by id of the entry
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,25 +106,17 @@ class BoundKernel:
         """As a call, on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
-        entry, program = self._program(bound, threads)
-        written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
-        check_overlap(self.kernel, bound, written)
-        fresh = fresh_results(entry.traced)
-        values = []
-        for param in program.params[: len(program.params) - len(fresh)]:
-            frozen = self._frozen.get(param.value.name)
-            if isinstance(param.value.type, PanelType):
-                assert frozen is not None
-                assert frozen.panel is not None
-                values.append(frozen.panel.address)
-            else:
-                values.append(bound.values[param.value.name])
-        program.run([*values, *fresh], threads)
-        return results_of(entry.traced, bound, fresh)
+        plan = self._plan(bound, threads)
+        check_overlap(self.kernel, bound, plan.written)
+        fresh = fresh_results(plan.entry.traced)
+        given = bound.values
+        values = [given[x] if type(x) is str else x for x in plan.arguments]
+        plan.program.run([*values, *fresh], threads)
+        return results_of(plan.entry.traced, bound, fresh)
 
     def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
         """The program for arguments like these; packs what it wants packed."""
-        return self._program(self._bind(args, kwargs), threads)[1]
+        return self._plan(self._bind(args, kwargs), threads).program
 
     @property
     def panel_bytes(self) -> int:
@@ -123,42 +129,54 @@ class BoundKernel:
                 f"{self.kernel.__name__!r} takes {len(self._free)} more arguments, got {len(args)}",
                 help=f"bound already: {', '.join(self._frozen)}; pass {', '.join(self._free)}",
             )
-        for frozen in self._frozen.values():
+        given: dict[str, Any] = {}
+        released = set()
+        for name, frozen in self._frozen.items():
             _require_unchanged(frozen)
-        # Read once: another thread's first call may be letting go of tensors.
-        held = {f.name: f.tensor for f in self._frozen.values()}
-        released = frozenset(name for name, tensor in held.items() if tensor is None)
-        fixed = {
-            f.name: f.meta if f.name in released else held[f.name] for f in self._frozen.values()
-        }
-        given = {**fixed, **dict(zip(self._free, args, strict=False))}
-        for name, value in kwargs.items():
-            if name in given:
-                how = "bound already" if name in self._frozen else "given twice"
-                raise ArgumentError(
-                    f"argument {name!r} is {how}", help=f"pass {', '.join(self._free)}"
-                )
-            given[name] = value
+            tensor = frozen.tensor  # read once: another thread's first call may be letting go of it
+            if tensor is None:
+                released.add(name)
+            given[name] = frozen.meta if tensor is None else tensor
+        given.update(zip(self._free, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            name = min(twice)
+            how = "bound already" if name in self._frozen else "given twice"
+            raise ArgumentError(f"argument {name!r} is {how}", help=f"pass {', '.join(self._free)}")
+        given.update(kwargs)
         slots = self._state.slots
-        if len(given) == len(slots) and all(slot.name in given for slot in slots):
-            in_order = tuple(given[slot.name] for slot in slots)
+        try:
+            in_order = tuple([given[slot.name] for slot in slots])
+        except KeyError:  # defaults, or what is missing
+            return bind(self.kernel, slots, (), given, released=released)
+        if len(given) == len(slots):
             return bind(self.kernel, slots, in_order, {}, released=released)
-        return bind(
-            self.kernel, slots, (), given, released=released
-        )  # defaults, or what is missing
+        return bind(self.kernel, slots, (), given, released=released)  # says what is too much
 
-    def _program(self, bound: Bound, threads: int | None) -> tuple[Entry, NativeProgram]:
+    def _plan(self, bound: Bound, threads: int | None) -> _Plan:
         entry = entry_of(self.kernel, self._state, bound)
-        found = self._programs.get(id(entry))
+        found = self._plans.get(id(entry))
         if found is None:
             with self._lock:
-                found = self._programs.get(id(entry))
+                found = self._plans.get(id(entry))
                 if found is None:
-                    function = _with_frozen(entry.traced.function, self._frozen)
-                    program = NativeProgram(prepare(function, host()))
-                    self._pack(program, threads)
-                    found = self._programs[id(entry)] = (entry, program)
+                    found = self._plans[id(entry)] = self._make_plan(entry, threads)
         return found
+
+    def _make_plan(self, entry: Entry, threads: int | None) -> _Plan:
+        function = _with_frozen(entry.traced.function, self._frozen)
+        program = NativeProgram(prepare(function, host()))
+        self._pack(program, threads)
+        arguments: list[str | int] = []
+        for param in program.params[: len(program.params) - len(entry.traced.fresh_results)]:
+            name = param.value.name
+            if isinstance(param.value.type, PanelType):
+                panel = self._frozen[name].panel
+                assert panel is not None
+                arguments.append(panel.address)
+            else:
+                arguments.append(name)
+        written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
+        return _Plan(entry, program, arguments, written)
 
     def _pack(self, program: NativeProgram, threads: int | None) -> None:
         """Pack what the program reads as panels; keep the tensors that it reads as they are."""

@@ -17,6 +17,9 @@ class DType:
     kind: Kind
     torch: str | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # looked up in every call of a kernel
+
     def __str__(self) -> str:
         return self.name
 

@@ -219,6 +219,9 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
 
 def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
     """The traced program for these arguments, read from the source if there is none that is still fresh."""
+    entry = _entry(state, bound)
+    if entry is not None:
+        return entry
     with _compiling, collector_waits():
         entry = _entry(state, bound)
         if entry is None:
@@ -244,10 +247,20 @@ def _entry(state: State, bound: Bound) -> Entry | None:
     entries = state.entries.get(key)
     if not entries:
         return None
-    fresh = [e for e in entries if not any(c.changed() for c in e.traced.consulted)]
-    if len(fresh) != len(entries):
-        state.entries[key] = fresh
-    return fresh[0] if fresh else None
+    if not _is_stale(entries[0]):
+        return entries[0]
+    with _compiling:
+        entries[:] = [entry for entry in entries if not _is_stale(entry)]
+        return entries[0] if entries else None
+
+
+def _is_stale(entry: Entry) -> bool:
+    """Whether a Python value that the program was made with is another one now."""
+    # A part of every call: any() over a generator takes twice as long.
+    for value in entry.traced.consulted:  # noqa: SIM110
+        if value.changed():
+            return True
+    return False
 
 
 def _find(state: State, bound: Bound, backend: str) -> Specialization | None:

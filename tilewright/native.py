@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import struct
 import threading
 import time
@@ -73,6 +74,8 @@ class NativeProgram:
         self.small = self.record.small
         self.stages = Stages(*self._early, time.perf_counter() - start - sum(self._early))
         self._pools = _Pools(self.record)
+        self._worker = self._code.library["worker"]
+        self._words = [_word_maker(param.value.type) for param in self.params]
 
     def _build(self) -> tuple[dict[str, Any], bytes]:
         """The record of the launch, and object bytes."""
@@ -127,11 +130,10 @@ class NativeProgram:
         """
         threads = 1 if self.small else threads or torch_threads()
         with self._pools.borrow(threads) as memory:
-            words = (ctypes.c_uint64 * (ARGUMENTS + len(args)))()
-            memory.fill_words(words)
-            for number, (param, arg) in enumerate(zip(self.params, args, strict=True), ARGUMENTS):
-                words[number] = _word(param.value.type, arg)
-            teams.team(self._code.library["worker"], ctypes.addressof(words), threads)
+            words = memory.words
+            words[ARGUMENTS:] = [word(arg) for word, arg in zip(self._words, args, strict=True)]
+            memory.start()
+            teams.team(self._worker, memory.words_address, threads)
             failed = memory.record[0]
             seen = list(memory.record[1:]) if failed else []
         if failed:
@@ -187,18 +189,17 @@ def torch_threads() -> int:
     return torch.get_num_threads()
 
 
-def _word(type: Any, arg: Any) -> int:
-    """One argument as 8 bytes: an address, an integer, or the bits of an FP32."""
+def _word_maker(type: Any) -> Callable[[Any], int]:
+    """How an argument of that type becomes 8 bytes: an address, an integer, or the bits of an FP32."""
     if isinstance(type, TensorType):
-        return int(arg.data_ptr())
+        return operator.methodcaller("data_ptr")
     if isinstance(type, PanelType):
-        return int(arg)
+        return int
     if type.dtype.is_float:
-        (bits,) = struct.unpack("<I", struct.pack("<f", arg))
-        return int(bits)
+        return lambda arg: int(struct.unpack("<I", struct.pack("<f", arg))[0])
     if type.dtype == BOOL:
-        return int(bool(arg))
-    return int(arg) & (1 << 64) - 1
+        return lambda arg: int(bool(arg))
+    return lambda arg: int(arg) & (1 << 64) - 1
 
 
 class Code:
@@ -255,18 +256,21 @@ class _Memory:
         self.shared = self.sync + self.shared_block
         self.private = self.shared + shared
         self.record = (ctypes.c_int64 * RECORD_WORDS)()
-
-    def fill_words(self, words: Any) -> None:
-        """Start a launch: zero what threads share, say where everything is."""
-        ctypes.memset(self.sync, 0, self.shared_block)
-        self.record[0] = 0
-        words[0:ARGUMENTS] = [
+        # What the worker is handed: where everything is, then the arguments.
+        self.words = (ctypes.c_uint64 * (ARGUMENTS + len(record.params)))()
+        self.words[0:ARGUMENTS] = [
             self.shared,
             self.private,
             self.sync,
             ctypes.addressof(self.record),
             self.private_stride,
         ]
+        self.words_address = ctypes.addressof(self.words)
+
+    def start(self) -> None:
+        """Before a launch: zero what threads share."""
+        ctypes.memset(self.sync, 0, self.shared_block)
+        self.record[0] = 0
 
 
 class _Pools:
