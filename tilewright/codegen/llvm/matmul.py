@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -202,18 +203,19 @@ class Product:
             return
         rows = value_of(self.rows)
         tiles = b.sdiv(b.add(rows, const(I64, most - 1)), const(I64, most))
-        possible = {size for m in self.sizes for size in _balanced(m, most)}
+        possible = sorted({size for m in self.sizes for size in _balanced(m, most)})
         with counted(b, 0, tiles, name="tile") as loop:
             r0 = b.sdiv(b.mul(loop.i, rows), tiles)
             r1 = b.sdiv(b.mul(b.add(loop.i, const(I64, 1)), rows), tiles)
             share = b.mul(loop.i, const(I64, block.nbytes // self.tiles))
             block = replace(block, ahead=offset(b, block.ahead, share))
-            self.tile(block, r0, b.sub(r1, r0), tuple(sorted(possible)))
+            m = possible[0] if len(possible) == 1 else b.sub(r1, r0)
+            self.tile(block, r0, m, possible)
 
-    def tile(self, block: _Block, r0: ir.Value, rows: Extent, sizes: tuple[int, ...]) -> None:
-        """One register tile, whichever of `sizes` it has."""
-        if isinstance(rows, int) or len(sizes) == 1:
-            self.call(block, r0, sizes[0] if not isinstance(rows, int) else rows)
+    def tile(self, block: _Block, r0: ir.Value, rows: Extent, sizes: Sequence[int]) -> None:
+        """One register tile, whichever of `sizes` it has, or none where a run-time `rows` is 0."""
+        if isinstance(rows, int):
+            self.call(block, r0, rows)
             return
         b = self.b
         after = b.append_basic_block("product")
