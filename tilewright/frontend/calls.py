@@ -27,7 +27,7 @@ from tilewright.language.operator import Operator, operator_of
 Evaluate = Callable[[Tracer, ast.expr], Named]
 
 # Words that stand in one place of a sentence only.
-LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd")
+LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd", "while_", "split_aiv")
 SCOPE_WORDS = ("at", "spmd", "incore", "auto_incore", "cluster", "manual_scope", "scope")
 BUILTIN_HELP = {
     "range": "loop with pl.range, pl.parallel, pl.pipeline or pl.unroll",
@@ -94,7 +94,16 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
         )
     word = operator_of(thing)
     if word is None:
-        return Constant(Hint("hint"))
+        return _hint(t, node, thing, evaluate)
+    if word.name == "cond":
+        t.fail(ParserSyntaxError, "pl.cond stands first in the body of pl.while_ only", node)
+    if word.name == "submit":
+        t.fail(
+            ParserSyntaxError,
+            "pl.submit is nested in an expression",
+            node,
+            help="give its results names on a line of their own: out, tid = pl.submit(…)",
+        )
     if word.name == "yield_":
         t.fail(ParserSyntaxError, "pl.yield_ is a statement: `out = pl.yield_(x)`", node)
     if word.name in LOOP_WORDS or word.name in SCOPE_WORDS:
@@ -109,6 +118,21 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
         return handler(t, bound)
     except RuleBroken as broken:
         _broken(t, node, bound, broken)
+
+
+def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
+    """`pl.split(mode)` and its like: constants in, a hint out."""
+    if isinstance(thing, Hint):
+        return Constant(thing)
+    args = [t.constant(evaluate(t, x), x, "a hint's argument") for x in node.args]
+    named = {
+        k.arg or "": t.constant(evaluate(t, k.value), k.value, k.arg or "**") for k in node.keywords
+    }
+    try:
+        made = thing(*args, **named)
+    except (TypeError, KernelError) as reason:
+        t.fail(InvalidOperationError, f"pl.{thing.__name__}: {reason}", node)
+    return Constant(made)
 
 
 def _broken(t: Tracer, node: ast.Call, bound: Call, broken: RuleBroken) -> NoReturn:

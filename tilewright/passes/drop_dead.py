@@ -128,7 +128,10 @@ def _prune(block: Block, live: set[Value], keep: tuple[bool, ...] | None = None)
             body, args = op.blocks[0], carried_args(op)
             wanted = tuple(r in live or a in live for r, a in zip(op.results, args, strict=True))
             if op.name == "while":  # what decides goes last, with the loop
-                wanted = (any(wanted) or _prune(body, live, wanted).ops[0].name != "yield", *wanted[1:])
+                wanted = (
+                    any(wanted) or _prune(body, live, wanted).ops[0].name != "yield",
+                    *wanted[1:],
+                )
             leading = LOOPS[op.name]
             kept = (*body.args[: leading[1]], *_kept(args, wanted))
             operands = (*operands[: leading[0]], *_kept(initial_values(op), wanted))
