@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from both_ways import agree
 
 import tilewright.language as pl
+from tilewright.errors import KernelError
 
 CORE = pl.Level.CORE_GROUP
 
@@ -81,29 +80,16 @@ def around_parallel_loops(n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
     while i < n:
         for r in pl.parallel(4):
             with pl.at(level=CORE):
-                y[r : r + 1, :] = pl.add(y[r : r + 1, :], pl.read(y, [3 - r, 0]))
-        while pl.read(y, [0, 0]) > 1000.0:
+                y[r : r + 1, :] = pl.add(y[r : r + 1, :], pl.read(y, [r, 0]))
+        while pl.read(y, [0, 0]) > 7.0:
             pl.write(y, [0, 0], pl.read(y, [0, 0]) * 0.25)
         i = i + 1
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_while_loop_may_hold_loops_that_threads_share(n: int):
-    # rows r and 3 - r read each other, so give each its own answer: the columns that are read stay
     y = ramp(4, 24)
-    agree(around_parallel_loops_alone, n, y, threads=(1, 2, 3))
-
-
-@pl.jit
-def around_parallel_loops_alone(n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
-    i = 0
-    while i < n:
-        for r in pl.parallel(4):
-            with pl.at(level=CORE):
-                y[r : r + 1, :] = pl.add(y[r : r + 1, :], pl.read(y, [r, 0]))
-        while pl.read(y, [0, 0]) > 7.0:
-            pl.write(y, [0, 0], pl.read(y, [0, 0]) * 0.25)
-        i = i + 1
+    agree(around_parallel_loops, n, y, threads=(1, 2, 3))
 
 
 @pl.jit
@@ -178,6 +164,36 @@ def test_yield_names_what_both_arms_and_the_loop_give(n: int):
     assert torch.equal(y, x[at : at + 1] + at)
 
 
+@pl.jit
+def tensors_stay(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
+    for i, (out,) in pl.range(4, init_values=(y,)):
+        with pl.at(level=CORE):
+            row = pl.add(x[i : i + 1, :], 1.0)
+            if i % 2 == 0:
+                done = pl.yield_(pl.assemble(out, row, [i, 0]))
+            else:
+                done = pl.yield_(pl.assemble(out, pl.neg(row), [i, 0]))
+        whole = pl.yield_(done)
+    for i, (out,) in pl.parallel(4, init_values=(z,)):
+        with pl.at(level=CORE):
+            got = pl.assemble(out, pl.mul(whole[i : i + 1, :], 2.0), [i, 0])
+        _all = pl.yield_(got)
+    with pl.at(level=CORE):
+        for i, (acc,) in pl.range(3, init_values=(x,)):
+            acc_out = pl.yield_(pl.add(acc, 10.0))
+        z[0:1, :] = acc_out[0:1, :]
+
+
+def test_a_tensor_among_init_values_is_written_in_place_unless_a_block_is_yielded():
+    x = ramp(4, 16)
+    x_after, y, z = agree(tensors_stay, x, torch.zeros(4, 16), torch.zeros(4, 16))
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+    assert torch.equal(x_after, x)
+    assert torch.equal(y, (x + 1) * signs)
+    assert torch.equal(z[1:], 2 * y[1:])
+    assert torch.equal(z[0], x[0] + 30)
+
+
 # break and continue
 
 
@@ -243,14 +259,8 @@ def test_a_loop_with_a_break_counts_as_python_does(bounds: tuple[int, int, int],
 
 def test_a_step_of_zero_is_an_error_in_a_loop_with_a_break_too():
     for backend in ("native", "interpreter"):
-        with pytest.raises(pl_error(), match="step"):
+        with pytest.raises(KernelError, match="step"):
             bounds_and_break.run(0, 5, 0, 1, counts(2), backend=backend)
-
-
-def pl_error() -> type[Exception]:
-    from tilewright.errors import KernelError
-
-    return KernelError
 
 
 @pl.jit
@@ -264,7 +274,7 @@ def nested_jumps(n: pl.Scalar[pl.INDEX], m: pl.Scalar[pl.INDEX], y: pl.Out[pl.Te
                 if j == m:
                     total = total + 1000
                     continue
-                elif i == m:
+                elif i == m:  # noqa: RET507
                     total = total + 100
                     break
                 kind = 1
@@ -290,7 +300,7 @@ def test_jumps_belong_to_the_innermost_loop(n: int, m: int):
                 if j == m:
                     total += 1000
                     continue
-                elif i == m:
+                if i == m:
                     total += 100
                     break
                 kind = 1
@@ -463,7 +473,7 @@ def test_an_early_return_under_a_constant_condition_ends_the_kernel(monkeypatch)
 def chosen(a: pl.Tensor, b: pl.Tensor, first: pl.Scalar[pl.BOOL]):
     if first:
         return pl.add(a, 1.0)
-    elif FAST:
+    elif FAST:  # noqa: RET505
         return b
     return a
 

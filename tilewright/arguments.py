@@ -6,11 +6,12 @@ import inspect
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tilewright.dtypes import ARGUMENT_DTYPES, BOOL, DType
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.frontend import Parameter, signature_of
+from tilewright.frontend.signature import Kind
 from tilewright.language.kernel import Kernel
 from tilewright.span import Span
 
@@ -24,7 +25,7 @@ class Slot:
     """What a call must know of a parameter; `dtype` is set for scalars."""
 
     name: str
-    kind: Literal["tensor", "scalar"]
+    kind: Kind
     dtype: DType | None
     span: Span
 

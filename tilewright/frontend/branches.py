@@ -78,6 +78,7 @@ def when(t: Tracer, node: ast.AST, call: Call, body: Callable[[], None]) -> None
             ParserTypeError,
             f"predicate must be BOOL, got {describe(call['predicate'])}",
             call.at("predicate"),
+            help="compare explicitly: predicate=(flags[i] != 0)",
         )
     branch(t, node, operand, body, lambda: None)
 

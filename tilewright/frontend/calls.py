@@ -23,6 +23,7 @@ from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
 from tilewright.language.operator import Operator, operator_of
+from tilewright.language.types import Dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
 
@@ -84,7 +85,8 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     """The value of a call inside an expression."""
     thing = callee(t, node, evaluate)
     if isinstance(thing, Method):
-        return Nothing()  # bind_dynamic: extents are always the actual ones
+        _bind_dynamic(t, node, thing, [evaluate(t, argument) for argument in node.args])
+        return Nothing()
     if isinstance(thing, Kernel):
         t.fail(
             ParserSyntaxError,
@@ -120,6 +122,25 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
         _broken(t, node, bound, broken)
 
 
+def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named]) -> None:
+    """`x.bind_dynamic(axis, symbol)` only says what is so anyway: extents are the actual ones."""
+    rank = len(method.owner.shape)
+    values = [x.value if isinstance(x, Constant) else None for x in given]
+    if (
+        len(values) != 2
+        or not isinstance(values[0], int)
+        or not -rank <= values[0] < rank
+        or not isinstance(values[1], Dynamic)
+    ):
+        t.fail(
+            InvalidOperationError,
+            f"bind_dynamic takes an axis of {rank} and a symbol, got"
+            f" {', '.join(map(describe, given)) or 'nothing'}",
+            node,
+            help='write x.bind_dynamic(0, T) with T = pl.dynamic("T")',
+        )
+
+
 def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
     """`pl.split(mode)` and its like: constants in, a hint out."""
     if isinstance(thing, Hint):
@@ -130,8 +151,10 @@ def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
     }
     try:
         made = thing(*args, **named)
-    except (TypeError, KernelError) as reason:
+    except TypeError as reason:
         t.fail(InvalidOperationError, f"pl.{thing.__name__}: {reason}", node)
+    except KernelError as error:
+        t.fail(type(error), f"pl.{thing.__name__}: {error.message}", node, error.help)
     return Constant(made)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import (
@@ -86,7 +87,8 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
         and n not in loop.explicit
         and is_carriable(t.frame.names[n].value)
     ]
-    plan = Plan([*loop.explicit, *([] if loop.independent else candidates)], set(), set(), {})
+    handed = [key for key, value in loop.explicit.items() if is_carriable(value)]
+    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {})
     for _ in range(MOST_READINGS):
         here = t.snapshot()
         try:
@@ -195,7 +197,7 @@ def _finals(
         now = t.frame.names.get(key)
         if now is None or key in plan.names or same(now.value, binding.value):
             continue
-        if key not in before:
+        if key not in before or key in explicit:
             continue
         old = binding.value
         was_read = id(binding) in t.reads
@@ -237,6 +239,9 @@ def _finals(
             f"a loop with {len(explicit)} init_values ends with pl.yield_ of as many values",
             node,
         )
+    for key, value in zip(explicit, yielded or (), strict=False):
+        if key not in plan.names and not same(start[key].value, value):
+            _carry_as_block(t, plan, node, key, start[key], Binding(value, start[key].line))
     for key in plan.names:
         first = start[key]
         now = t.frame.names[key]
@@ -267,6 +272,25 @@ def _finals(
             raise _Again
         finals[key] = now.value
     return finals
+
+
+def _carry_as_block(
+    t: Tracer, plan: Plan, node: ast.AST, key: str, first: Binding, now: Binding
+) -> NoReturn:
+    """A tensor among `init_values` for which a block is yielded stands for its contents."""
+    old, new = first.value, now.value
+    if not isinstance(old, Tensor) or not isinstance(new, Block):
+        t.fail(
+            UnsupportedFeatureError,
+            f"{key!r} names another tensor in every iteration",
+            node,
+            help="keep one tensor and take windows of it",
+        )
+    if old.shape != new.shape or old.dtype != new.dtype:
+        raise reassigned(t, node, key, first, now)
+    plan.names.append(key)
+    plan.as_blocks.add(key)
+    raise _Again
 
 
 def _after(
@@ -304,4 +328,4 @@ def _after(
         at += count
         t.frame.names[key] = Binding(last[key], line)
     for name, key in zip(after_names, loop.explicit, strict=False):
-        t.bind(name, last[key], loop.node)
+        t.bind(name, last.get(key, loop.explicit[key]), loop.node)

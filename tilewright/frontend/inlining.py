@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tilewright.dtypes import TASK_ID
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
 from tilewright.frontend.expressions import evaluate
-from tilewright.frontend.options import is_task
+from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
@@ -138,7 +138,8 @@ def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: 
         return
     if parameter.dtype == TASK_ID:
         if not is_task(value):
-            t.fail(ParserTypeError, f"{what} must be a task id, got {describe(value)}", node)
+            text = f"{what} must be a task id, got {describe(value)}"
+            t.fail(ParserTypeError, text, node, TASK_HELP)
         return
     if parameter.kind == "scalar":
         number = to_number(value)

@@ -17,21 +17,19 @@ from tilewright.frontend.calls import LOOP_WORDS, bind, callee
 from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.jumps import refuse_jumps, without_jumps
-from tilewright.frontend.merging import (
-    is_carriable,
-    load_in_region,
-    require_same_type,
-)
+from tilewright.frontend.merging import is_carriable, require_same_type
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.turns import Bounds, Loop
 from tilewright.frontend.values import (
+    Array,
     Constant,
     Items,
     Named,
     Number,
     Tensor,
+    Token,
     describe,
     same,
 )
@@ -263,16 +261,24 @@ def _targets(t: Tracer, node: ast.For, count: int) -> tuple[str, list[str]]:
 
 
 def _init_values(t: Tracer, call: Call) -> list[Named]:
+    """Blocks and scalars to carry; tensors, arrays and task ids, which stay what they are."""
     given = call.values.get("init_values", Items(()))
     values = given.values if isinstance(given, Items) else (given,)
     for value in values:
-        if not is_carriable(value) and not isinstance(value, Tensor):
+        if not is_carriable(value) and not isinstance(value, (Tensor, Array, Token)):
             t.fail(
                 ParserTypeError,
-                f"init_values take blocks and scalars, got {describe(value)}",
+                f"init_values take blocks, scalars and tensors, got {describe(value)}",
                 call.at("init_values"),
             )
-    return [load_in_region(t, v) if isinstance(v, Tensor) else v for v in values]
+        if call.name == "parallel" and is_carriable(value):
+            t.fail(
+                ParserTypeError,
+                f"a pl.parallel loop carries no value, got {describe(value)}",
+                call.at("init_values"),
+                help="loop with pl.range",
+            )
+    return list(values)
 
 
 def _bounds(t: Tracer, call: Call, word: str) -> Bounds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tilewright.dtypes import TASK_ID
 from tilewright.errors import InvalidOperationError
@@ -18,7 +19,7 @@ from tilewright.frontend.values import (
     Token,
     describe,
 )
-from tilewright.language.loops import Hint, SplitMode
+from tilewright.language.loops import Hint, ScopeMode, SplitMode
 
 
 def name_hint(t: Tracer, call: Call) -> str | None:
@@ -36,28 +37,33 @@ def name_hint(t: Tracer, call: Call) -> str | None:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option takes: a test of its value, or of every item of a list, in code and in words."""
+
+    fits: Callable[[Named], bool]
+    wanted: str
+    help: str | None = None
+
+
 def check_options(t: Tracer, call: Call) -> None:
     """Options that only a scheduler looks at change no value; their kinds are checked."""
-    for parameter, check in OPTIONS.items():
+    for parameter, option in OPTIONS.items():
         if parameter not in call.values or not call.given(parameter):
             continue
         value = call[parameter]
-        items = value.values if isinstance(value, Items) else (value,)
-        for item in items:
-            wanted = check(item)
-            if wanted:
+        for item in value.values if isinstance(value, Items) else (value,):
+            if not option.fits(item):
                 t.fail(
                     InvalidOperationError,
-                    f"pl.{call.name}: {parameter} {wanted}, got {describe(item)}",
+                    f"pl.{call.name}: {parameter} takes {option.wanted}, got {describe(item)}",
                     call.at(parameter),
+                    option.help,
                 )
 
 
-def _is(kind: type | tuple[type, ...], what: str) -> Callable[[Named], str]:
-    return lambda x: "" if isinstance(x, Constant) and isinstance(x.value, kind) else what
-
-
-_is_hint = _is(Hint, "must be pl.auto_chunk or pl.split(…)")
+def _constant(*kinds: type) -> Callable[[Named], bool]:
+    return lambda x: isinstance(x, Constant) and isinstance(x.value, kinds)
 
 
 def is_task(x: Named) -> bool:
@@ -65,14 +71,16 @@ def is_task(x: Named) -> bool:
     return isinstance(x, Token) or (isinstance(x, Array) and x.dtype == TASK_ID)
 
 
-# option -> what is wrong with an item of it, "" when nothing is
-OPTIONS: dict[str, Callable[[Named], str]] = {
-    "optimizations": _is_hint,
-    "optimization": _is_hint,
-    "split": _is((Hint, SplitMode), "must be a pl.SplitMode"),
-    "deps": lambda x: "" if is_task(x) else "takes task ids",
-    "no_dep_args": lambda x: "" if isinstance(x, (Tensor, Block)) else "takes tensors",
-    "allow_early_resolve": _is(bool, "must be True or False"),
-    "sync_start": _is(bool, "must be True or False"),
-    "auto_scope": _is(bool, "must be True or False"),
+TASK_HELP = "with pl.at(…) as tid: and pl.submit(…) give task ids"
+FLAG = Option(_constant(bool), "True or False")
+HINT = Option(_constant(Hint), "pl.auto_chunk or pl.split(…)")
+OPTIONS: dict[str, Option] = {
+    "optimizations": HINT,
+    "optimization": HINT,
+    "split": Option(_constant(Hint, SplitMode), "a pl.SplitMode"),
+    "mode": Option(_constant(str, ScopeMode), "a pl.ScopeMode"),
+    "deps": Option(is_task, "task ids", TASK_HELP),
+    "no_dep_args": Option(lambda x: isinstance(x, (Tensor, Block)), "tensors"),
+    "allow_early_resolve": FLAG,
+    "sync_start": FLAG,
 }

@@ -26,6 +26,7 @@ from tilewright.language.types import (
 )
 from tilewright.span import Span
 
+Kind = Literal["tensor", "scalar", "array"]
 ANNOTATIONS = "write pl.Tensor[[rows, columns], dtype], pl.Out[…], pl.InOut[…] or pl.Scalar[dtype]"
 
 
@@ -37,7 +38,7 @@ class Parameter:
     """
 
     name: str
-    kind: Literal["tensor", "scalar", "array"]
+    kind: Kind
     direction: Direction
     shape: tuple[int | None, ...] | None
     dtype: DType | None

@@ -205,6 +205,7 @@ def _submit(t: Tracer, node: ast.Call) -> Named:
                 InvalidOperationError,
                 f"pl.submit needs a kernel first, got {ast.unparse(node.args[0])}",
                 node.args[0],
+                help="decorate what is to run with @pl.jit.inline or @pl.jit.incore",
             )
     result = result_of(t, pasted)
     if isinstance(result, Nothing):

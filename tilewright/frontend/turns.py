@@ -111,7 +111,8 @@ def onward(t: Tracer, loop: Loop, turns: Turns, finals: Mapping[str, Named]) -> 
         following = t.scalar("s.add", turns.args[1], Const(1, INDEX))
         more = t.scalar("s.lt", following, turns.count, hint="c")
         return [t.scalar("s.and", more, t.scalar("s.not", broke.operand)), following]
-    t.frame.names = {**names, **{key: Binding(finals[key]) for key in loop.explicit}}
+    handed_on = {key: Binding(finals[key]) for key in loop.explicit if key in finals}
+    t.frame.names = {**names, **handed_on}
     held = "loop.again"
 
     def ask() -> None:

@@ -52,7 +52,9 @@ chunked_loop_optimizer = Hint("chunked_loop_optimizer")
 def split(mode: SplitMode, slot_num: int | None = None) -> Hint:
     """Hint: split the region over two lanes."""
     if not isinstance(mode, SplitMode):
-        raise InvalidOperationError(f"mode must be a pl.SplitMode, got {mode!r}")
+        raise InvalidOperationError(
+            f"mode must be a pl.SplitMode, got {mode!r}", help="pl.split(pl.SplitMode.UP_DOWN)"
+        )
     return Hint(f"split_{mode.name}")
 
 
@@ -71,8 +73,11 @@ def range(*bounds, init_values=(), chunk=None, chunk_policy=None):
 
 
 @operator()
-def parallel(*bounds, chunk=None, chunk_policy=None):
-    """As pl.range, iterations independent of each other: they carry no block and no scalar."""
+def parallel(*bounds, init_values=(), chunk=None, chunk_policy=None):
+    """As pl.range, iterations independent of each other: they carry no block and no scalar.
+
+    `init_values` are tensors that iterations write disjoint windows of.
+    """
 
 
 @operator()

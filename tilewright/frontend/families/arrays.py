@@ -8,6 +8,7 @@ from tilewright.dtypes import BOOL, TASK_ID, DType
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.families.memory import read_element
 from tilewright.frontend.operands import Call, dtype_argument, handles, literal_as
+from tilewright.frontend.options import TASK_HELP
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
     Array,
@@ -23,10 +24,12 @@ from tilewright.ir.nodes import Const, Operand
 @handles("array.create")
 def create(t: Tracer, call: Call) -> Named:
     """Zeros in memory of their own; of task ids only the number is kept."""
-    count = t.extent(call["n"], call.at("n"), "the extent of an array")
+    count = t.constant(
+        call["n"], call.at("n"), "the size of an array", help="make it as large as it can get"
+    )
     dtype = dtype_argument(t, call, "dtype")
-    if count < 1:
-        t.fail(InvalidOperationError, f"an array of {count} elements", call.at("n"))
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        t.fail(InvalidOperationError, f"an array of {count!r} elements", call.at("n"))
     if dtype == TASK_ID:
         return Array(count, dtype, None)
     if not (dtype.is_integer or dtype == BOOL):
@@ -53,7 +56,8 @@ def write_item(t: Tracer, array: Array, node: ast.Subscript, at: Named, value: N
     index = _index(t, array, at, node)
     if array.memory is None:
         if not isinstance(value, Token):
-            t.fail(ParserTypeError, f"{describe(array)} holds no {describe(value)}", node)
+            text = f"an element of {describe(array)} is a task id, got {describe(value)}"
+            t.fail(ParserTypeError, text, node, TASK_HELP)
         return
     t.note_write(array.memory)
     t.builder.op("write", [array.memory.value, _element(t, array.dtype, value, node), index])
