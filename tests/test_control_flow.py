@@ -179,7 +179,7 @@ def tensors_stay(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
             got = pl.assemble(out, pl.mul(whole[i : i + 1, :], 2.0), [i, 0])
         _all = pl.yield_(got)
     with pl.at(level=CORE):
-        for i, (acc,) in pl.range(3, init_values=(x,)):
+        for _i, (acc,) in pl.range(3, init_values=(x,)):
             acc_out = pl.yield_(pl.add(acc, 10.0))
         z[0:1, :] = acc_out[0:1, :]
 
