@@ -369,6 +369,19 @@ def test_lanes_halve_columns_and_join_them_in_a_loop(n: int):
 
 
 @pl.jit
+def lanes_outside_a_region(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for lane in pl.split_aiv(2, mode=pl.SplitMode.UP_DOWN):
+        top = pl.aiv_shard(pl.add(x, 1.0))
+        y[:, :] = pl.aic_gather(pl.mul(top, pl.cast(lane + 1, pl.FP32)))
+
+
+def test_lanes_make_a_region_of_their_own():
+    x = ramp(6, 16)
+    _, y = agree(lanes_outside_a_region, x, torch.zeros(6, 16))
+    assert torch.equal(y, (x + 1) * torch.tensor([1.0, 2.0]).repeat_interleave(3)[:, None])
+
+
+@pl.jit
 def lanes_at_a_barrier(x: pl.Tensor, part: pl.Out[pl.Tensor], y: pl.Out[pl.Tensor]):
     for b in pl.spmd(2):
         for lane in pl.split_aiv(2):

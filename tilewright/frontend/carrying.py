@@ -129,7 +129,8 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
     t.writes += 1  # what was read before the loop may have changed in a later iteration
     yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
     t.frame.yielded, t.frame.yielded_names = None, ()
-    with t.builder.block() as ops, t.within("lanes" if loop.lanes else loop.kind):
+    around = "lanes" if loop.lanes else loop.kind if turns is None else "while"
+    with t.builder.block() as ops, t.within(around):
         number = counter if turns is None else number_of(t, loop, turns, counter)
         if loop.variable is not None:
             t.frame.names[loop.variable] = Binding(Number(number), node.lineno)

@@ -205,7 +205,9 @@ def split_lanes(t: Tracer, node: ast.For, call: Call, run_body: RunBody) -> None
         finally:
             t.lane = None
 
-    run_loop(t, Loop(node, "range", node.body, bounds, variable, lanes=True), body)
+    loop = Loop(node, "range", node.body, bounds, variable, lanes=True)
+    name = f"{t.frame.kernel.__name__}_{node.lineno}"
+    t.region(name, node.iter, lambda: run_loop(t, loop, body))
 
 
 def _word(t: Tracer, node: ast.For) -> Operator:

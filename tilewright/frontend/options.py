@@ -82,5 +82,6 @@ OPTIONS: dict[str, Option] = {
     "deps": Option(is_task, "task ids", TASK_HELP),
     "no_dep_args": Option(lambda x: isinstance(x, (Tensor, Block)), "tensors"),
     "allow_early_resolve": FLAG,
+    "manual_dep": FLAG,
     "sync_start": FLAG,
 }

@@ -33,8 +33,8 @@ def split_barriers(fn: Function, machine: Machine) -> Function:
 
     Takes:  any program.
     Gives:  the same values, without barriers. What a block computes before a barrier and reads behind it
-            waits in memory, in a slot of its own; scalars that follow from the block's number, views, and
-            fresh tensors are made anew in every phase. A loop around a barrier goes around the phases.
+            waits in memory, in a slot of its own; views, and scalars that follow from the block's number,
+            are made anew in every phase. A loop around a barrier goes around the phases.
     Leaves: everything else. Refuses a barrier that not every block is sure to meet as often.
     """
     if not any(op.name in BARRIERS or op.attr("lanes") for op in ops_in(fn)):
