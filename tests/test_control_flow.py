@@ -424,6 +424,34 @@ def test_a_jump_leaves_the_region_it_stands_in(n: int):
     assert torch.equal(y, want)
 
 
+@pl.jit
+def product_until(a: pl.Tensor, b: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    acc = pl.create_tensor([8, 16], dtype=pl.FP32)
+    with pl.at(level=CORE):
+        rows = pl.slice(a, [8, 16], [0, 0], valid_shape=[n + 1, 16])
+        for k in pl.pipeline(4, stage=2):
+            if k == n:
+                break
+            left, right = a[:, k * 16 : k * 16 + 16], b[k * 16 : k * 16 + 16, :]
+            if k == 0:
+                acc = pl.matmul(left, right)
+            else:
+                acc = pl.matmul_acc(acc, left, right)
+            rows = pl.slice(a, [8, 16], [0, k * 16], valid_shape=[k + 2, 16])
+        y[0:8, :] = acc
+        y[8:16, :] = rows
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4])
+def test_an_accumulator_and_a_valid_region_survive_a_break(n: int):
+    a, b = ramp(8, 64) % 5, ramp(64, 16) % 7
+    *_, y = agree(product_until, a, b, n, torch.zeros(16, 16))
+    assert torch.equal(y[:8], a[:, : 16 * n] @ b[: 16 * n])
+    last, rows = max(n - 1, 0), n + 1
+    assert torch.equal(y[8 : 8 + rows], a[:rows, 16 * last : 16 * last + 16])
+    assert not y[8 + rows :].any()
+
+
 STOP = True
 
 
@@ -467,6 +495,29 @@ def test_an_early_return_under_a_constant_condition_ends_the_kernel(monkeypatch)
     _, y, z = agree(early, x, torch.zeros(4, 16), torch.zeros(4, 16))
     assert not y.any()
     assert torch.equal(z, x + 2)
+
+
+@pl.jit.inline
+def from_inside_a_region(x: pl.Tensor):
+    with pl.at(level=CORE):
+        v = pl.add(x, 1.0)
+        if FAST:
+            return pl.mul(v, 2.0)
+    return x
+
+
+@pl.jit
+def uses_a_region(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for r in pl.parallel(2):
+        part = pl.slice(x, [2, 16], [r * 2, 0])
+        v = from_inside_a_region(part)
+        with pl.at(level=CORE):
+            y[r * 2 : r * 2 + 2, :] = v
+
+
+def test_a_region_that_returns_hands_its_value_out():
+    x = ramp(4, 16)
+    assert torch.equal(agree(uses_a_region, x, torch.zeros(4, 16))[1], (x + 1) * 2)
 
 
 @pl.jit.inline

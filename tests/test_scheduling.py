@@ -162,6 +162,24 @@ def test_every_block_has_arrays_of_its_own_and_they_start_at_zero():
 
 
 @pl.jit
+def array_read_by_all_blocks(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for turn in pl.range(2):
+        starts = pl.array.create(5, pl.INT32)
+        for i in pl.range(4):
+            starts[i + 1] = starts[i] + i + turn
+        for b in pl.parallel(4):
+            with pl.at(level=CORE):
+                row = starts[b]
+                y[turn * 4 + b : turn * 4 + b + 1, :] = x[row : row + 1, :]
+
+
+def test_an_array_written_between_parallel_loops_is_read_by_all_threads():
+    x = ramp(16, 20)
+    _, y = agree(array_read_by_all_blocks, x, torch.zeros(8, 20), threads=THREADS)
+    assert torch.equal(y, x[[0, 0, 1, 3, 0, 1, 3, 6]])
+
+
+@pl.jit
 def array_behind_its_region(x: pl.Tensor, y: pl.Out[pl.Tensor]):
     with pl.at(level=CORE):
         best = pl.array.create(2, pl.INT64)

@@ -53,7 +53,7 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
             launch(t, node, call, None, run_body)
         case "at" if _level(t, call) is not Level.CORE_GROUP:
             check_options(t, call)
-            run_body(t, node.body)
+            when(t, node, call, lambda: run_body(t, node.body))
         case "at" | "incore" | "auto_incore":
             name = (name_hint(t, call) if word.name == "at" else None) or (
                 f"{t.frame.kernel.__name__}_{node.lineno}"
