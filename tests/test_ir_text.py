@@ -50,7 +50,23 @@ func total(%n: INDEX) {
 """
 
 
-@pytest.mark.parametrize("text", [SCALE, CARRY])
+WHILE = """\
+func halve(%n: INDEX) {
+  %c = s.gt %n, 1 : BOOL
+  while carry (%go = %c, %k = %n) -> (%go.1, %k.1) {
+    %half = s.floordiv %k, 2 : INDEX
+    %more = s.gt %half, 1 : BOOL
+    yield %more, %half
+  }
+  for %i in range(0, 2, 1) {lanes = true} {
+    syncall
+    yield
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("text", [SCALE, CARRY, WHILE])
 def test_text_that_we_print_reads_back_as_itself(text: str):
     assert to_text(parse(text)) == text
 

@@ -80,6 +80,14 @@ def test_a_good_program_passes():
             "for %i in range(0, 4, 1) carry (%k: FP32 = 0) -> (%r) {\nyield %k\n}",
             "the initial values are (INDEX), the block takes (FP32)",
         ),
+        (
+            "while carry (%k = 0) -> (%r) {\nyield %k\n}",
+            "the first carried value must be BOOL",
+        ),
+        (
+            "while carry (%go = true, %k = 0) -> (%r, %s) {\nyield %k, %go\n}",
+            "'while' gives (BOOL, INDEX), this yields (INDEX, BOOL)",
+        ),
         ("yield", "a yield is the last op of a loop"),
         ("at {\nyield\n%b = s.add 1, 2 : INDEX\nyield\n}", "a yield is the last op of a loop"),
         ("at {\nreturn %y\nyield\n}", "return is the last op of the function"),

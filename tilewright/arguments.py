@@ -8,11 +8,12 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from tilewright.dtypes import ARGUMENT_DTYPES, BOOL, DType
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.frontend import Parameter, signature_of
+from tilewright.frontend.signature import Kind
 from tilewright.language.kernel import Kernel
 from tilewright.span import Span
 
@@ -26,7 +27,7 @@ class Slot:
     """What a call must know of a parameter; `dtype` is set for scalars."""
 
     name: str
-    kind: Literal["tensor", "scalar"]
+    kind: Kind
     dtype: DType | None
     span: Span
 

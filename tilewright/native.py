@@ -35,6 +35,7 @@ PAGE = 4096
 # Elements of work under which waking a team costs more than it brings: 3 to 7 us of waking and a few
 # barriers, against about 1 us for 16 K elements on one thread.
 ALONE_BELOW = 65536
+UNKNOWN_TURNS = 64  # of a loop whose count only the run knows, when work is estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +325,9 @@ def _work(block: Block, trips: int = 1) -> int:
         if op.name == "for":
             bounds = op.operands[:3]
             known = all(isinstance(x, Const) for x in bounds)
-            times *= len(range(*map(whole_number, bounds))) if known else 64
+            times *= len(range(*map(whole_number, bounds))) if known else UNKNOWN_TURNS
+        elif op.name == "while":
+            times *= UNKNOWN_TURNS
         elif op.name.startswith("matmul_packed"):
             panel = op.operands[-2].type
             assert isinstance(panel, PanelType)

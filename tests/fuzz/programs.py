@@ -14,7 +14,7 @@ from random import Random
 
 import torch
 
-from tilewright.dtypes import BF16, FP16, FP32, INDEX, INT8, INT16, INT32, DType
+from tilewright.dtypes import BF16, BOOL, FP16, FP32, INDEX, INT8, INT16, INT32, DType
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index
 from tilewright.ir.ops.elementwise import ROUNDING_MODES
@@ -340,8 +340,14 @@ class Author:
                 self.statements(inner)
             else:
                 self.region(inner)
-            yields = [self.like(inner, a.type) for a in args]
+            yields: list[Operand] = [self.like(inner, a.type) for a in args]
+            conditional = self.often(30)
+            if conditional:
+                yields = [*self.onward(variable, count), *yields]
             self.b.op("yield", yields)
+        if conditional:
+            self.conditional(scope, variable, count, carried, Block(tuple(args), tuple(ops)))
+            return
         kind = self.pick(("range", "range", "pipeline", "unroll"))
         operands = (index(0), count, index(1), *(t.value for t in carried))
         types = [a.type for a in args]
@@ -349,6 +355,27 @@ class Author:
             "for", operands, [Block((variable, *args), tuple(ops))], types, kind=kind
         )
         scope.tiles += [Tile(v) for v in op.results]
+
+    def onward(self, variable: Value, count: Operand) -> list[Operand]:
+        """Whether there is another turn, and its number; some turns are the last before their time."""
+        following = self.b.value("s.add", [variable, index(1)], "next")
+        more = self.b.value("s.lt", [following, count], "more")
+        if self.often(50):
+            last = self.b.value("s.ne", [variable, index(self.random.randrange(3))], "on")
+            more = self.b.value("s.and", [more, last], "more")
+        return [more, following]
+
+    def conditional(
+        self, scope: Scope, variable: Value, count: Operand, carried: list[Tile], body: Block
+    ) -> None:
+        """The loop as one that does not know how often it turns."""
+        go = self.b.fresh(ScalarType(BOOL), "go")
+        first = self.b.value("s.lt", [index(0), count], "c")
+        args = (go, variable, *body.args)
+        operands = (first, index(0), *(t.value for t in carried))
+        types = [a.type for a in args]
+        op = self.b.structured("while", operands, [Block(args, body.ops)], types)
+        scope.tiles += [Tile(v) for v in op.results[2:]]
 
     def like(self, scope: Scope, kind: TileType) -> Value:
         """A tile of this very type, new ones first."""

@@ -158,3 +158,69 @@ def test_a_tensor_that_is_read_only_through_a_view_keeps_its_stores():
         }
         """,
     )
+
+
+def test_a_while_loop_keeps_what_decides_and_what_is_read():
+    assert_pass(
+        drop_dead,
+        before="""
+        func f(%n: INDEX, out %y: tensor<2, INT64>) {
+          %c = s.lt 0, %n : BOOL
+          while carry (%go = %c, %i = 0, %a = 1, %b = 2) -> (%g, %j, %p, %q) {
+            %next = s.add %i, 1 : INDEX
+            %twice = s.add %a, %a : INDEX
+            %more = s.lt %next, %n : BOOL
+            %unread = s.mul %b, 3 : INDEX
+            yield %more, %next, %twice, %unread
+          }
+          %r = s.cast %p {to = INT64} : INT64
+          write %y, %r at [0]
+        }""",
+        after="""
+        func f(%n: INDEX, out %y: tensor<2, INT64>) {
+          %c = s.lt 0, %n : BOOL
+          while carry (%go = %c, %i = 0, %a = 1) -> (%g, %j, %p) {
+            %next = s.add %i, 1 : INDEX
+            %twice = s.add %a, %a : INDEX
+            %more = s.lt %next, %n : BOOL
+            yield %more, %next, %twice
+          }
+          %r = s.cast %p {to = INT64} : INT64
+          write %y, %r at [0]
+        }
+        """,
+        n=3,
+    )
+
+
+def test_a_while_loop_goes_when_nobody_reads_it_and_stays_for_its_writes():
+    assert_pass(
+        drop_dead,
+        before="""
+        func f(%n: INDEX, out %y: tensor<2, FP32>) {
+          %c = s.lt 0, %n : BOOL
+          while carry (%go = %c, %i = 0) -> (%g, %j) {
+            %next = s.add %i, 1 : INDEX
+            %more = s.lt %next, %n : BOOL
+            yield %more, %next
+          }
+          while carry (%go.1 = %c, %i.1 = 0) -> (%g.1, %j.1) {
+            write %y, 2.0 at [0]
+            %next.1 = s.add %i.1, 1 : INDEX
+            %more.1 = s.lt %next.1, %n : BOOL
+            yield %more.1, %next.1
+          }
+        }""",
+        after="""
+        func f(%n: INDEX, out %y: tensor<2, FP32>) {
+          %c = s.lt 0, %n : BOOL
+          while carry (%go.1 = %c, %i.1 = 0) -> (%g.1, %j.1) {
+            write %y, 2.0 at [0]
+            %next.1 = s.add %i.1, 1 : INDEX
+            %more.1 = s.lt %next.1, %n : BOOL
+            yield %more.1, %next.1
+          }
+        }
+        """,
+        n=3,
+    )

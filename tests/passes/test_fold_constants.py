@@ -156,3 +156,26 @@ def test_a_division_by_a_literal_zero_is_left_for_the_run_to_report():
       write %y, 1.0 at [%q]
     }""")
     assert fold_constants(program, MACHINE) == program
+
+
+def test_a_while_loop_that_never_begins_hands_on_what_it_carries():
+    assert_pass(
+        fold_constants,
+        before="""
+        func f(%n: INDEX, out %y: tensor<2, FP32>) {
+          %c = s.lt 5, 3 : BOOL
+          while carry (%go = %c, %i = %n) -> (%g, %j) {
+            %next = s.add %i, 1 : INDEX
+            yield %go, %next
+          }
+          %r = s.cast %j {to = FP32} : FP32
+          write %y, %r at [0]
+        }""",
+        after="""
+        func f(%n: INDEX, out %y: tensor<2, FP32>) {
+          %r = s.cast %n {to = FP32} : FP32
+          write %y, %r at [0]
+        }
+        """,
+        n=3,
+    )

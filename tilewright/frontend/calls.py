@@ -23,11 +23,12 @@ from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
 from tilewright.language.operator import Operator, operator_of
+from tilewright.language.types import Dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
 
 # Words that stand in one place of a sentence only.
-LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd")
+LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd", "while_", "split_aiv")
 SCOPE_WORDS = ("at", "spmd", "incore", "auto_incore", "cluster", "manual_scope", "scope")
 BUILTIN_HELP = {
     "range": "loop with pl.range, pl.parallel, pl.pipeline or pl.unroll",
@@ -84,7 +85,8 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     """The value of a call inside an expression."""
     thing = callee(t, node, evaluate)
     if isinstance(thing, Method):
-        return Nothing()  # bind_dynamic: extents are always the actual ones
+        _bind_dynamic(t, node, thing, [evaluate(t, argument) for argument in node.args])
+        return Nothing()
     if isinstance(thing, Kernel):
         t.fail(
             ParserSyntaxError,
@@ -94,7 +96,16 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
         )
     word = operator_of(thing)
     if word is None:
-        return Constant(Hint("hint"))
+        return _hint(t, node, thing, evaluate)
+    if word.name == "cond":
+        t.fail(ParserSyntaxError, "pl.cond stands first in the body of pl.while_ only", node)
+    if word.name == "submit":
+        t.fail(
+            ParserSyntaxError,
+            "pl.submit is nested in an expression",
+            node,
+            help="give its results names on a line of their own: out, tid = pl.submit(…)",
+        )
     if word.name == "yield_":
         t.fail(ParserSyntaxError, "pl.yield_ is a statement: `out = pl.yield_(x)`", node)
     if word.name in LOOP_WORDS or word.name in SCOPE_WORDS:
@@ -109,6 +120,42 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
         return handler(t, bound)
     except RuleBroken as broken:
         _broken(t, node, bound, broken)
+
+
+def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named]) -> None:
+    """`x.bind_dynamic(axis, symbol)` only says what is so anyway: extents are the actual ones."""
+    rank = len(method.owner.shape)
+    values = [x.value if isinstance(x, Constant) else None for x in given]
+    if (
+        len(values) != 2
+        or not isinstance(values[0], int)
+        or not -rank <= values[0] < rank
+        or not isinstance(values[1], Dynamic)
+    ):
+        t.fail(
+            InvalidOperationError,
+            f"bind_dynamic takes an axis of {rank} and a symbol, got"
+            f" {', '.join(map(describe, given)) or 'nothing'}",
+            node,
+            help='write x.bind_dynamic(0, T) with T = pl.dynamic("T")',
+        )
+
+
+def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
+    """`pl.split(mode)` and its like: constants in, a hint out."""
+    if isinstance(thing, Hint):
+        return Constant(thing)
+    args = [t.constant(evaluate(t, x), x, "a hint's argument") for x in node.args]
+    named = {
+        k.arg or "": t.constant(evaluate(t, k.value), k.value, k.arg or "**") for k in node.keywords
+    }
+    try:
+        made = thing(*args, **named)
+    except TypeError as reason:
+        t.fail(InvalidOperationError, f"pl.{thing.__name__}: {reason}", node)
+    except KernelError as error:
+        t.fail(type(error), f"pl.{thing.__name__}: {error.message}", node, error.help)
+    return Constant(made)
 
 
 def _broken(t: Tracer, node: ast.Call, bound: Call, broken: RuleBroken) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import (
@@ -23,6 +24,7 @@ from tilewright.frontend.merging import (
     require_same_type,
 )
 from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.turns import Loop, number_of, onward, turns_of
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -36,7 +38,6 @@ from tilewright.ir.nodes import Operand, Value
 from tilewright.ir.types import ScalarType
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
-Bounds = tuple[Operand, Operand, Operand]
 
 # A loop is read again when its first reading shows that more is carried than was assumed. Each
 # reading adds a
@@ -74,59 +75,36 @@ class _Again(Exception):
     """The plan was wrong and has been corrected."""
 
 
-def run_loop(
-    t: Tracer,
-    node: ast.For | ast.With,
-    kind: str,
-    bounds: Bounds,
-    variable: str | None,
-    body: Sequence[ast.stmt],
-    run_body: RunBody,
-    name: str | None = None,
-    explicit: dict[str, Named] | None = None,
-) -> None:
+def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
     """Read a loop, as often as it takes to know what it carries."""
-    explicit = explicit or {}
-    for key, value in explicit.items():
-        t.bind(key, value, node)
+    for key, value in loop.explicit.items():
+        t.bind(key, value, loop.node)
     candidates = [
         n
-        for n in assigned_names(body)
+        for n in assigned_names(loop.body)
         if n in t.frame.names
-        and n != variable
-        and n not in explicit
+        and n != loop.variable
+        and n not in loop.explicit
         and is_carriable(t.frame.names[n].value)
     ]
-    independent = kind in ("parallel", "spmd")
-    plan = Plan([*explicit, *([] if independent else candidates)], set(), set(), {})
+    handed = [key for key, value in loop.explicit.items() if is_carriable(value)]
+    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {})
     for _ in range(MOST_READINGS):
         here = t.snapshot()
         try:
             with t.builder.block() as ops:
-                _read_loop(
-                    t, node, kind, bounds, variable, body, run_body, name, plan, list(explicit)
-                )
+                _read_loop(t, loop, plan, run_body)
             t.flush(ops)
             return
         except _Again:
             t.restore(here)
-    t.fail(UnsupportedFeatureError, "what this loop carries cannot be settled", node)
+    t.fail(UnsupportedFeatureError, "what this loop carries cannot be settled", loop.node)
 
 
-def _read_loop(
-    t: Tracer,
-    node: ast.For | ast.With,
-    kind: str,
-    bounds: Bounds,
-    variable: str | None,
-    body: Sequence[ast.stmt],
-    run_body: RunBody,
-    name: str | None,
-    plan: Plan,
-    explicit: list[str],
-) -> None:
-    span = t.span(node.iter if isinstance(node, ast.For) else node.items[0].context_expr)
+def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
+    node, span = loop.node, t.span(loop.head)
     before = dict(t.frame.names)
+    turns = turns_of(t, loop)
     initial: list[Operand] = []
     args: list[Value] = []
     carried: dict[str, Named] = {}
@@ -147,70 +125,89 @@ def _read_loop(
         if isinstance(value, Block) and key not in plan.with_extents:
             carried[key] = Block(fresh[0], value.valid)
         t.frame.names[key] = Binding(carried[key], before[key].line)
-    counter = t.builder.fresh(ScalarType(INDEX), variable or "block")
-    if variable is not None:
-        t.frame.names[variable] = Binding(Number(counter), node.lineno)
-        t.frame.gone.pop(variable, None)
-    start = dict(t.frame.names)
+    counter = t.builder.fresh(ScalarType(INDEX), loop.variable or "block")
     t.writes += 1  # what was read before the loop may have changed in a later iteration
     yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
     t.frame.yielded, t.frame.yielded_names = None, ()
-    with t.builder.block() as ops:
-        if kind == "spmd":
+    around = "lanes" if loop.lanes else loop.kind if turns is None else "while"
+    with t.builder.block() as ops, t.within(around):
+        number = counter if turns is None else number_of(t, loop, turns, counter)
+        if loop.variable is not None:
+            t.frame.names[loop.variable] = Binding(Number(number), node.lineno)
+            t.frame.gone.pop(loop.variable, None)
+        start = dict(t.frame.names)
+        if loop.kind == "spmd":
             t.block_index = counter
             t.region(
-                name or f"{t.frame.kernel.__name__}_{node.lineno}", node, lambda: run_body(t, body)
+                loop.name or f"{t.frame.kernel.__name__}_{node.lineno}",
+                node,
+                lambda: run_body(t, loop.body),
             )
         else:
-            run_body(t, body)
+            run_body(t, loop.body)
         t.block_index = index_before
-        finals = _finals(t, node, kind, plan, start, before, explicit)
+        finals = _finals(t, loop, plan, start, before)
         outgoing: list[Operand] = []
         for key, value in finals.items():
             operands = parts(value, key in plan.with_extents)
             at = len(outgoing)
             outgoing += [converted(t, operands[0], args[at].type), *operands[1:]]
+        if turns is not None:
+            outgoing = [*onward(t, loop, turns, finals), *outgoing]
         t.builder.op("yield", outgoing, span=span)
     t.writes += 1
     after_names = t.frame.yielded_names
     t.frame.yielded, t.frame.yielded_names = yielded_before
-    block = Ops((counter, *args), tuple(ops))
-    op = t.builder.structured(
-        "for",
-        [*bounds, *initial],
-        [block],
-        [a.type for a in args],
-        [a.name for a in args],
-        span,
-        kind=kind,
-    )
-    _after(t, node, kind, plan, before, carried, op.results, variable, explicit, after_names)
+    if turns is None:
+        assert loop.bounds is not None
+        op = t.builder.structured(
+            "for",
+            [*loop.bounds, *initial],
+            [Ops((counter, *args), tuple(ops))],
+            [a.type for a in args],
+            [a.name for a in args],
+            span,
+            kind=loop.kind,
+            lanes=loop.lanes or None,
+        )
+        results = op.results
+    else:
+        args = [*turns.args, *args]
+        op = t.builder.structured(
+            "while",
+            [*turns.first, *initial],
+            [Ops(tuple(args), tuple(ops))],
+            [a.type for a in args],
+            [a.name for a in args],
+            span,
+        )
+        results = op.results[len(turns.first) :]
+    _after(t, loop, plan, before, carried, results, after_names)
 
 
 def _finals(
     t: Tracer,
-    node: ast.AST,
-    kind: str,
+    loop: Loop,
     plan: Plan,
     start: dict[str, Binding],
     before: dict[str, Binding],
-    explicit: list[str],
 ) -> dict[str, Named]:
     """What goes on to the next iteration; raises _Again when the plan did not foresee it."""
+    node, explicit = loop.node, list(loop.explicit)
     for key, binding in start.items():
         now = t.frame.names.get(key)
         if now is None or key in plan.names or same(now.value, binding.value):
             continue
-        if key not in before:
+        if key not in before or key in explicit:
             continue
         old = binding.value
         was_read = id(binding) in t.reads
-        if kind in ("parallel", "spmd"):
+        if loop.independent:
             if (isinstance(old, Tensor) and isinstance(now.value, Tensor)) or not was_read:
                 continue
             t.fail(
                 ParserTypeError,
-                f"{key!r} is carried from one iteration of a pl.{kind} loop to the next",
+                f"{key!r} is carried from one iteration of a pl.{loop.word} loop to the next",
                 node,
                 help="iterations are independent: bind it inside the body, or loop with pl.range",
                 notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"],
@@ -243,6 +240,9 @@ def _finals(
             f"a loop with {len(explicit)} init_values ends with pl.yield_ of as many values",
             node,
         )
+    for key, value in zip(explicit, yielded or (), strict=False):
+        if key not in plan.names and not same(start[key].value, value):
+            _carry_as_block(t, plan, node, key, start[key], Binding(value, start[key].line))
     for key in plan.names:
         first = start[key]
         now = t.frame.names[key]
@@ -275,20 +275,36 @@ def _finals(
     return finals
 
 
+def _carry_as_block(
+    t: Tracer, plan: Plan, node: ast.AST, key: str, first: Binding, now: Binding
+) -> NoReturn:
+    """A tensor among `init_values` for which a block is yielded stands for its contents."""
+    old, new = first.value, now.value
+    if not isinstance(old, Tensor) or not isinstance(new, Block):
+        t.fail(
+            UnsupportedFeatureError,
+            f"{key!r} names another tensor in every iteration",
+            node,
+            help="keep one tensor and take windows of it",
+        )
+    if old.shape != new.shape or old.dtype != new.dtype:
+        raise reassigned(t, node, key, first, now)
+    plan.names.append(key)
+    plan.as_blocks.add(key)
+    raise _Again
+
+
 def _after(
     t: Tracer,
-    node: ast.AST,
-    kind: str,
+    loop: Loop,
     plan: Plan,
     before: dict[str, Binding],
     carried: dict[str, Named],
     results: Sequence[Value],
-    variable: str | None,
-    explicit: list[str],
     after_names: Sequence[str],
 ) -> None:
     """Names after the loop: carried ones have their last value, those of the body are gone."""
-    line = getattr(node, "lineno", 0)
+    line, variable = loop.node.lineno, loop.variable
     inside = t.frame.names
     t.frame.names = dict(before)
     for key, binding in inside.items():
@@ -297,7 +313,7 @@ def _after(
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(
                 key,
-                f"was rebound inside the pl.{kind} loop on line {line}; what it is afterwards"
+                f"was rebound inside the pl.{loop.word} loop on line {line}; what it is afterwards"
                 " is undefined",
             )
     if variable is not None:
@@ -312,5 +328,5 @@ def _after(
             last[key] = Block(results[at], value.valid)
         at += count
         t.frame.names[key] = Binding(last[key], line)
-    for name, key in zip(after_names, explicit, strict=False):
-        t.bind(name, last[key], node)
+    for name, key in zip(after_names, loop.explicit, strict=False):
+        t.bind(name, last.get(key, loop.explicit[key]), loop.node)

@@ -6,16 +6,19 @@ import ast
 import inspect
 from collections.abc import Callable, Sequence
 
+from tilewright.dtypes import TASK_ID
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
 from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
-from tilewright.frontend.values import Binding, Block, Named, Nothing, Tensor, describe
+from tilewright.frontend.values import Array, Binding, Block, Named, Nothing, Tensor, describe
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
+RESULT = "return.value"  # what a function gives back goes by this name while it is read
 
 
 def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Named:
@@ -48,57 +51,59 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
         else:
             value = from_python(parameter.default)
         values[parameter.name] = Binding(value, parameter.span.line)
+    t.calls += 1
     frame = Frame(kernel, source_of(kernel), t.span(node), values, {}, aliases)
     outer, blamed = t.frame, t.node
     t.frames.append(frame)
     t.frame = frame
-    result: list[Named] = []
-
-    def body() -> None:
-        result.append(run_function(t, frame, run_body))
-        if kernel.kind == "incore" and result[0] is not Nothing():
-            frame.names["return.value"] = Binding(result[0])
-
     if kernel.kind == "incore":
-        t.region(kernel.__name__, frame.source.function, body)
-        result = [frame.names.pop("return.value").value]
+        t.region(kernel.__name__, frame.source.function, lambda: run_function(t, frame, run_body))
     else:
-        body()
+        run_function(t, frame, run_body)
+    result = returned(frame)
     t.frames.pop()
     t.frame, t.node = outer, blamed
     t.builder.span = t.span()
     for name in sorted(frame.written_back):
         t.update(frame.aliases[name], frame.names[name].value)
-    return result[0]
+    return result
 
 
-def run_function(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
-    """Read a function's body up to its return, and give what is returned."""
-    statements = frame.source.function.body
-    if statements and isinstance(statements[-1], ast.Return):
-        run_body(t, statements[:-1])
-        value = statements[-1].value
-        if value is None:
-            return Nothing()
-        with t.at(statements[-1]):
-            return _returned(t, value, run_body)
-    run_body(t, statements)
-    return Nothing()
+def run_function(t: Tracer, frame: Frame, run_body: RunBody) -> None:
+    """Read a function's body up to its return."""
+    frame.depth = len(t.inside)
+    run_body(t, frame.source.function.body)
 
 
-def _returned(t: Tracer, node: ast.expr, run_body: RunBody) -> Named:
-    """`return` of an expression reads like `result = expression`."""
-    if isinstance(node, ast.Constant) and node.value is None:
-        return Nothing()
-    if isinstance(node, ast.Name):
-        return t.lookup(node)
-    if isinstance(node, ast.Tuple) and all(isinstance(item, ast.Name) for item in node.elts):
-        return evaluate(t, node)
-    pasted = ast.Assign([ast.Name("return.value", ast.Store())], node)
-    ast.copy_location(pasted, node)
-    ast.copy_location(pasted.targets[0], node)
-    run_body(t, [pasted])
-    return t.frame.names.pop("return.value").value
+def returned(frame: Frame) -> Named:
+    """What a function gave back."""
+    found = frame.names.pop(RESULT, None)
+    return Nothing() if found is None else found.value
+
+
+def return_statement(t: Tracer, node: ast.Return, run_body: RunBody) -> None:
+    """`return` of an expression reads like `result = expression`; nothing after it is read."""
+    around = t.inside[t.frame.depth :]
+    if around:
+        in_branch = around[-1] == "if"
+        t.fail(
+            UnsupportedFeatureError,
+            "return under a run-time condition" if in_branch else "return inside a loop",
+            node,
+            help="return stands at the end, or under a condition known at compile time;"
+            + (" bind the result in both arms" if in_branch else " leave a loop with break"),
+        )
+    value = node.value
+    if isinstance(value, ast.Name):
+        t.bind(RESULT, t.lookup(value))
+    elif isinstance(value, ast.Tuple) and all(isinstance(item, ast.Name) for item in value.elts):
+        t.bind(RESULT, evaluate(t, value))
+    elif value is not None and not (isinstance(value, ast.Constant) and value.value is None):
+        pasted = ast.Assign([ast.Name(RESULT, ast.Store())], value)
+        ast.copy_location(pasted, value)
+        ast.copy_location(pasted.targets[0], value)
+        run_body(t, [pasted])
+    t.frame.returned = True
 
 
 def _bind(
@@ -128,6 +133,14 @@ def _bind(
 def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: ast.expr) -> None:
     """The argument's kind, and its shape and dtype where the annotation fixes them."""
     what = f"{kernel.__name__}: argument {parameter.name!r}"
+    if parameter.kind == "array":
+        _check_array(t, what, parameter, value, node)
+        return
+    if parameter.dtype == TASK_ID:
+        if not is_task(value):
+            text = f"{what} must be a task id, got {describe(value)}"
+            t.fail(ParserTypeError, text, node, TASK_HELP)
+        return
     if parameter.kind == "scalar":
         number = to_number(value)
         if number is None:
@@ -162,3 +175,11 @@ def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: 
             help="pl.cast it first, or annotate it with a bare pl.Tensor",
             notes=[f"{parameter.span}: declared here"],
         )
+
+
+def _check_array(t: Tracer, what: str, parameter: Parameter, value: Named, node: ast.expr) -> None:
+    count = parameter.shape[0] if parameter.shape else None
+    fits = isinstance(value, Array) and value.dtype == parameter.dtype
+    if not fits or (count is not None and value.count != count):  # type: ignore[union-attr]
+        wanted = describe(Array(count or 0, parameter.dtype or TASK_ID, None))
+        t.fail(ParserTypeError, f"{what} must be {wanted}, got {describe(value)}", node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tilewright.dtypes import BOOL, INDEX
@@ -21,7 +21,7 @@ from tilewright.frontend.values import (
     with_valid,
 )
 from tilewright.ir.nodes import Block as Ops
-from tilewright.ir.nodes import Op, Operand, Value, make_attrs
+from tilewright.ir.nodes import Const, Op, Operand, Value, make_attrs
 from tilewright.ir.types import Type
 from tilewright.span import Span
 
@@ -32,6 +32,7 @@ class Arm:
 
     ops: list[Op]
     names: dict[str, Binding]
+    jumps: bool = False  # it ends there: nobody looks at the names it did not bind
 
 
 def parts(value: Named, with_extents: bool) -> list[Operand]:
@@ -117,9 +118,18 @@ def require_same_type(t: Tracer, node: ast.AST, name: str, old: Binding, new: Bi
 
 
 def merge_arms(
-    t: Tracer, node: ast.AST, condition: Operand, then: Arm, other: Arm, span: Span
+    t: Tracer,
+    node: ast.AST,
+    condition: Operand,
+    then: Arm,
+    other: Arm,
+    span: Span,
+    wanted_names: Collection[str] = (),
 ) -> None:
-    """Append the `if`; bind every name that both arms agree on, drop the others."""
+    """Append the `if`; bind every name that both arms agree on, drop the others.
+
+    Names wanted behind it that an arm with a jump did not bind have anything there.
+    """
     line = getattr(node, "lineno", 0)
     yields: tuple[list[Operand], list[Operand]] = ([], [])
     hints: list[str] = []
@@ -127,6 +137,11 @@ def merge_arms(
     known = t.frame.names
     for name in dict.fromkeys([*then.names, *other.names]):
         a, b, old = then.names.get(name), other.names.get(name), known.get(name)
+        if name in wanted_names:
+            if a is None and b is not None and then.jumps:
+                a = _anything(t, then, b)
+            if b is None and a is not None and other.jumps:
+                b = _anything(t, other, a)
         if a is None or b is None:
             t.drop(name, f"was bound in one arm of the if on line {line} only")
             continue
@@ -162,6 +177,23 @@ def merge_arms(
         if isinstance(template, Block) and not extents:
             value = Block(results[0], template.valid)
         t.frame.names[name] = Binding(value, line)
+
+
+def _anything(t: Tracer, arm: Arm, like: Binding) -> Binding | None:
+    """Some value of the same type, made in an arm after which nobody looks at it."""
+    number = to_number(like.value)
+    if number is not None:
+        kind = number.dtype
+        zero = 0.0 if kind.is_float else False if kind == BOOL else 0
+        return Binding(Number(Const(zero, kind)), like.line)
+    if not isinstance(like.value, Block) or not t.in_region:
+        return None
+    with t.builder.block() as ops:
+        dtype = like.value.dtype
+        fill = 0.0 if dtype.is_float else False if dtype == BOOL else 0
+        tile = t.emit("full", [], shape=like.value.shape, dtype=dtype, value=fill)
+    arm.ops += ops
+    return Binding(Block(tile), like.line)
 
 
 def _both_tensors(a: Named, b: Named) -> bool:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from tilewright.dtypes import DType
+from tilewright.dtypes import TASK_ID, DType
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.source import Source, enclosing_reader, source_of
 from tilewright.ir.nodes import Direction
 from tilewright.language.kernel import Kernel
 from tilewright.language.types import (
+    ArrayAnnotation,
     DirectedAnnotation,
     Dynamic,
     Scalar,
@@ -25,6 +26,7 @@ from tilewright.language.types import (
 )
 from tilewright.span import Span
 
+Kind = Literal["tensor", "scalar", "array"]
 ANNOTATIONS = "write pl.Tensor[[rows, columns], dtype], pl.Out[…], pl.InOut[…] or pl.Scalar[dtype]"
 
 
@@ -36,7 +38,7 @@ class Parameter:
     """
 
     name: str
-    kind: Literal["tensor", "scalar"]
+    kind: Kind
     direction: Direction
     shape: tuple[int | None, ...] | None
     dtype: DType | None
@@ -83,6 +85,17 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
         direction, annotation = annotation.direction, annotation.tensor
     if annotation is Tensor:
         annotation = TensorAnnotation(None, None)
+    if annotation == TASK_ID:
+        annotation = ScalarAnnotation(TASK_ID)
+    if isinstance(annotation, ArrayAnnotation):
+        if kernel.kind == "entry":
+            raise ParserTypeError(
+                f"parameter {node.arg!r}: an entry takes no arrays",
+                span,
+                help="pass a tensor; arrays are made by pl.array.create",
+            )
+        extents = _extents(TensorAnnotation((annotation.count,), None), node, span)
+        return Parameter(node.arg, "array", "in", extents, annotation.dtype, default, span)
     if isinstance(annotation, ScalarAnnotation):
         return Parameter(node.arg, "scalar", "in", (), annotation.dtype, default, span)
     if isinstance(annotation, TensorAnnotation):

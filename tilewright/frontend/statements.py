@@ -18,12 +18,16 @@ from tilewright.errors import (
 from tilewright.frontend.branches import if_statement
 from tilewright.frontend.calls import LOOP_WORDS, callee
 from tilewright.frontend.expressions import evaluate
-from tilewright.frontend.inlining import inline
-from tilewright.frontend.loops import for_statement
+from tilewright.frontend.families.arrays import write_item
+from tilewright.frontend.inlining import inline, return_statement
+from tilewright.frontend.loops import for_statement, while_statement
+from tilewright.frontend.operands import Call
+from tilewright.frontend.options import check_options, name_hint
 from tilewright.frontend.scopes import with_statement
 from tilewright.frontend.subscripts import resolve
 from tilewright.frontend.tracer import NeedsRegion, Tracer
 from tilewright.frontend.values import (
+    Array,
     Block,
     Constant,
     Items,
@@ -31,6 +35,7 @@ from tilewright.frontend.values import (
     Named,
     Nothing,
     Tensor,
+    Token,
     describe,
     is_number,
 )
@@ -39,13 +44,11 @@ from tilewright.language.kernel import Kernel
 from tilewright.language.operator import operator_of
 from tilewright.language.types import DirectedAnnotation, TensorAnnotation
 
+SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
 NO_STATEMENT = {
     ast.AugAssign: ("augmented assignment", "write x = x + 1"),
     ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
-    ast.While: ("while", "write pl.range with a bound"),
-    ast.Break: ("break", "put the rest of the body under an if"),
-    ast.Continue: ("continue", "put the rest of the body under an if"),
     ast.Try: ("try", None),
     ast.FunctionDef: ("a nested function", "decorate a function outside with @pl.jit.inline"),
     ast.ClassDef: ("a class", None),
@@ -62,7 +65,7 @@ NO_STATEMENT = {
 def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
     """Read statements in order. A run of them that works on blocks outside a region becomes one."""
     i = 0
-    while i < len(statements):
+    while i < len(statements) and not t.frame.returned:
         node = statements[i]
         if t.in_region or not isinstance(node, SIMPLE):
             statement(t, node)
@@ -124,7 +127,9 @@ def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) ->
 def _calls_a_name(node: ast.stmt) -> bool:
     """Whether a statement looks like a call of another kernel, which has regions of its own."""
     value = getattr(node, "value", None)
-    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+    if not isinstance(value, ast.Call):
+        return False
+    return isinstance(value.func, ast.Name) or getattr(value.func, "attr", "") == "submit"
 
 
 def statement(t: Tracer, node: ast.stmt) -> None:
@@ -158,13 +163,10 @@ def statement(t: Tracer, node: ast.stmt) -> None:
                 if_statement(t, node, run_body)
             case ast.With():
                 with_statement(t, node, run_body)
+            case ast.While():
+                while_statement(t, node, run_body)
             case ast.Return():
-                t.fail(
-                    UnsupportedFeatureError,
-                    "return stands at the end of the kernel only",
-                    node,
-                    help="bind the result to a name in both arms of an if",
-                )
+                return_statement(t, node, run_body)
             case ast.Pass():
                 pass
             case _:
@@ -181,7 +183,34 @@ def result_of(t: Tracer, node: ast.expr) -> Named:
             thing = callee(t, node, evaluate)
             if isinstance(thing, Kernel):
                 return inline(t, thing, node, run_body)
+            if getattr(operator_of(thing), "name", "") == "submit":
+                return _submit(t, node)
     return evaluate(t, node)
+
+
+def _submit(t: Tracer, node: ast.Call) -> Named:
+    """`pl.submit(kernel, …)` is the call, and a task id after its results."""
+    if not node.args:
+        t.fail(InvalidOperationError, "pl.submit needs a kernel to call", node)
+    options = {k.arg: k.value for k in node.keywords if k.arg in SUBMIT_OPTIONS}
+    rest = [k for k in node.keywords if k.arg not in SUBMIT_OPTIONS]
+    values = {name: evaluate(t, option) for name, option in options.items()}
+    hints = Call("submit", node, {"name_hint": Constant(None), **values}, options)
+    name_hint(t, hints)
+    check_options(t, hints)
+    pasted = ast.copy_location(ast.Call(node.args[0], node.args[1:], rest), node)
+    with t.at(pasted):
+        if not isinstance(callee(t, pasted, evaluate), Kernel):
+            t.fail(
+                InvalidOperationError,
+                f"pl.submit needs a kernel first, got {ast.unparse(node.args[0])}",
+                node.args[0],
+                help="decorate what is to run with @pl.jit.inline or @pl.jit.incore",
+            )
+    result = result_of(t, pasted)
+    if isinstance(result, Nothing):
+        return Token()
+    return Items((*(result.values if isinstance(result, Items) else (result,)), Token()))
 
 
 def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
@@ -232,6 +261,10 @@ def _assign_window(t: Tracer, target: ast.Subscript, source: ast.expr) -> None:
         )
     name = target.value.id
     base = t.lookup(target.value)
+    if isinstance(base, Array):
+        value = evaluate(t, source)
+        write_item(t, base, target, evaluate(t, target.slice), value)
+        return
     if not isinstance(base, (Tensor, Block)):
         t.fail(ParserTypeError, f"{name} is {describe(base)}, which has no windows", target)
     value = evaluate(t, source)

@@ -13,9 +13,19 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
+from tilewright.frontend.families.arrays import read_item
 from tilewright.frontend.families.memory import read_element
 from tilewright.frontend.tracer import Tracer
-from tilewright.frontend.values import Block, Constant, Items, Named, Number, Tensor, describe
+from tilewright.frontend.values import (
+    Array,
+    Block,
+    Constant,
+    Items,
+    Named,
+    Number,
+    Tensor,
+    describe,
+)
 from tilewright.frontend.windows import read_window
 from tilewright.ir.nodes import Const, Operand
 
@@ -43,6 +53,8 @@ def subscript(t: Tracer, node: ast.Subscript, evaluate: Evaluate) -> Named:
         base = evaluate(t, node.value)
         if isinstance(base, (Items, Constant)):
             return _item(t, base, node, evaluate)
+        if isinstance(base, Array):
+            return read_item(t, base, node, evaluate(t, node.slice))
         if not isinstance(base, (Tensor, Block)):
             t.fail(ParserTypeError, f"{describe(base)} has no subscripts", node)
         window = resolve(t, base, node, evaluate)

@@ -37,6 +37,7 @@ from tilewright.ir.nodes import Block as Ops
 from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.ops.table import RuleBroken, dims
 from tilewright.language.kernel import Kernel
+from tilewright.language.loops import SplitMode
 from tilewright.span import Span
 
 
@@ -65,6 +66,8 @@ class Frame:
     written_back: set[str] = field(default_factory=set)
     yielded: tuple[Named, ...] | None = None
     yielded_names: tuple[str, ...] = ()
+    returned: bool = False  # "return.value" holds what; nothing after it is read
+    depth: int = 0  # how many loops and branches are around the call
 
 
 class Tracer:
@@ -75,8 +78,12 @@ class Tracer:
         self.frame = frame
         self.frames: list[Frame] = [frame]
         self.in_region = False
+        self.inside: list[str] = []  # loops (by kind) and branches around, outermost first
         self.dead = 0  # inside an arm that never runs: its shapes are checked, its bounds are not
         self.block_index: Operand | None = None  # of the spmd loop around
+        self.block_looks = 0  # how often somebody asked for it
+        self.calls = 0  # of other kernels
+        self.lane: tuple[Operand, SplitMode] | None = None  # of the pl.split_aiv loop around
         self.consulted: dict[Any, Consulted] = {}
         self.reads: dict[int, Binding] = {}  # bindings that were looked at
         self.written: set[str] = set()  # roots of the tensors stored to
@@ -369,6 +376,16 @@ class Tracer:
             if moved is not binding.value and moved != binding.value:
                 self.frame.names[key] = Binding(moved, binding.line)
 
+    @contextmanager
+    def within(self, what: str) -> Iterator[None]:
+        """Inside a loop or a branch."""
+        before = self.inside
+        self.inside = [*before, what]
+        try:
+            yield
+        finally:
+            self.inside = before
+
     # Attempts that can be taken back
 
     def snapshot(self) -> tuple[Any, ...]:
@@ -381,6 +398,7 @@ class Tracer:
                 dict(f.aliases),
                 f.yielded,
                 f.yielded_names,
+                f.returned,
             )
             for f in self.frames
         ]
@@ -391,23 +409,24 @@ class Tracer:
             self.hint,
             self.block_index,
             self.dead,
+            self.inside,
         )
         return frames, self.builder.mark(), here, list(self.frames), self.node
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         frames, mark, here, self.frames, self.node = snapshot
-        prints, symbols, self.in_region, self.hint, self.block_index, self.dead = here
+        prints, symbols, self.in_region, self.hint, self.block_index, self.dead, self.inside = here
         self.symbols.cut(symbols)
         self.frames = list(self.frames)
         self.frame = self.frames[-1]
-        for f, names, gone, written, aliases, yielded, yielded_names in frames:
+        for f, names, gone, written, aliases, yielded, yielded_names, returned in frames:
             f.names, f.gone, f.written_back, f.aliases = (
                 dict(names),
                 dict(gone),
                 set(written),
                 dict(aliases),
             )
-            f.yielded, f.yielded_names = yielded, yielded_names
+            f.yielded, f.yielded_names, f.returned = yielded, yielded_names, returned
         self.builder.reset(mark)
         self.builder.span = self.span()
         del self.prints[prints:]

@@ -111,6 +111,15 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Array:
+    """What `pl.array.create` makes: a few scalars in memory of their own, or (`memory` None) task ids."""
+
+    count: int
+    dtype: DType
+    memory: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """`x.bind_dynamic`, or another method of a tensor."""
 
@@ -123,7 +132,7 @@ class Nothing:
     """What a call gives that gives nothing."""
 
 
-Named = Constant | Items | Number | Tensor | Block | Token | Method | Nothing
+Named = Constant | Items | Number | Tensor | Block | Token | Array | Method | Nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +187,8 @@ def describe(value: Named) -> str:
             return f"a {dims(value.shape)} {value.dtype} block"
         case Token():
             return "a task id"
+        case Array():
+            return f"an array of {value.count} {value.dtype}"
         case Method():
             return f"the method {value.name}"
         case Nothing():
@@ -201,6 +212,8 @@ def operands_of(value: Named) -> tuple[Operand, ...]:
         case Tensor():
             hang = value.overhang
             return (value.value, *(() if hang is None else (*hang.offsets, *hang.valid)))
+        case Array(memory=Tensor() as memory):
+            return (memory.value,)
         case Items():
             return tuple(x for v in value.values for x in operands_of(v))
     return ()
@@ -221,6 +234,10 @@ def renamed(value: Named, new: Callable[[Operand], Operand]) -> Named:
                 hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid))
             )
             return replace(value, overhang=moved)
+        case Array(memory=Tensor() as memory):
+            found = new(memory.value)
+            assert isinstance(found, Value)
+            return replace(value, memory=replace(memory, value=found))
         case Items():
             return Items(tuple(renamed(v, new) for v in value.values))
     return value

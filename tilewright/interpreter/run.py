@@ -116,7 +116,9 @@ class _Machine:
     def op(self, op: Op) -> None:
         match op.name:
             case "for":
-                results = self.loop(op)
+                results = self.counted(op)
+            case "while":
+                results = self.conditional(op)
             case "if":
                 results = self.block(op.blocks[0 if self.value(op.operands[0]) else 1])
             case "at" | "sweep" | "serial":
@@ -144,7 +146,16 @@ class _Machine:
             ) from failure
         return [result] if op.results else []
 
-    def loop(self, op: Op) -> list[Any]:
+    def conditional(self, op: Op) -> list[Any]:
+        """As long as the first carried value is true."""
+        carried = self.values(op.operands)
+        while carried[0]:
+            for arg, value in zip(op.blocks[0].args, carried, strict=True):
+                self.names[arg.name] = value
+            carried = self.block(op.blocks[0])
+        return carried
+
+    def counted(self, op: Op) -> list[Any]:
         """Carried values go from one trip to the next; bounds were evaluated once."""
         start, stop, step, *carried = self.values(op.operands)
         if step == 0:

@@ -100,12 +100,14 @@ class _Parser(Reader):
         if self.sees("for") and self.tokens[self.position + 1].kind == "value":
             after = self.tokens[self.position + 2].text
             if after in ("in", ":"):
-                return self.loop()
+                return self.counted()
+        if self.sees("while") and self.tokens[self.position + 1].text in ("carry", "{"):
+            return self.conditional()
         if self.sees("if") or self.next.text in ("at", "sweep", "serial"):
             return self.region()
         return self.generic()
 
-    def loop(self) -> Op:
+    def counted(self) -> Op:
         """`for %i in kind(start, stop, step) {attrs} carry (%a = initial, …) -> (%r, …) {`."""
         self.expect("for")
         variable = self.value_name()
@@ -115,35 +117,50 @@ class _Parser(Reader):
         self.expect("(")
         bounds = self.many(")", self.operand)
         attrs = {**self.attrs(), "kind": kind}
+        return self.loop("for", bounds, [(variable, counts)], attrs)
+
+    def conditional(self) -> Op:
+        """`while {attrs} carry (%again = initial, …) -> (%r, …) {`."""
+        self.expect("while")
+        return self.loop("while", (), [], self.attrs())
+
+    def loop(
+        self,
+        name: str,
+        bounds: tuple[Operand, ...],
+        variables: list[tuple[Token, Type]],
+        attrs: dict[str, Attr],
+    ) -> Op:
+        """What every loop goes on with: `carry (%a = initial, …) -> (%r, …) {`."""
         carried: list[tuple[Token, Type, Operand]] = []
         results: list[tuple[Token, Type]] = []
         if self.accept("carry"):
             self.expect("(")
             while not self.accept(")"):
-                name = self.value_name()
+                token = self.value_name()
                 written = self.annotation() if self.sees(":") else None
                 self.expect("=")
                 initial = self.operand()
-                carried.append((name, written or initial.type, initial))
+                carried.append((token, written or initial.type, initial))
                 if not self.sees(")"):
                     self.expect(",")
             self.expect("->")
             self.expect("(")
             while not self.accept(")"):
-                name = self.value_name()
+                token = self.value_name()
                 implied = carried[len(results)][1] if len(results) < len(carried) else None
                 written = self.annotation() if self.sees(":") else implied
                 if written is None:
-                    raise self.error("more results than carried values", name)
-                results.append((name, written))
+                    raise self.error("more results than carried values", token)
+                results.append((token, written))
                 if not self.sees(")"):
                     self.expect(",")
         span = self.span()
-        args = (self.definition(variable, counts), *(self.definition(n, t) for n, t, _ in carried))
-        body = self.block(args)
+        names = [*variables, *((token, kind) for token, kind, _ in carried)]
+        body = self.block(tuple(self.definition(token, kind) for token, kind in names))
         operands = (*bounds, *(initial for _, _, initial in carried))
-        values = tuple(self.definition(n, t) for n, t in results)
-        return Op("for", operands, values, make_attrs(attrs), (body,), span)
+        values = tuple(self.definition(token, kind) for token, kind in results)
+        return Op(name, operands, values, make_attrs(attrs), (body,), span)
 
     def region(self) -> Op:
         """`if %c`, `at "name"`, `sweep`, `serial`; attributes, `-> (%r: type, …)`, blocks."""

@@ -29,6 +29,7 @@ from tilewright.ir.nodes import Attr, Block, Const, Function, Op, Operand, Param
 from tilewright.ir.ops import TABLE
 from tilewright.ir.ops.control import LOOP_KINDS
 from tilewright.ir.types import ScalarType
+from tilewright.ir.walk import LOOPS, carried_args, initial_values
 from tilewright.span import NOWHERE, Span
 
 _PLAIN_VALUE = re.compile(r"[\w.]+\Z")
@@ -116,32 +117,32 @@ def _head(op: Op, spans: bool) -> tuple[str, bool]:
 
 def _is_plain_loop(op: Op) -> bool:
     """Can the short form say it all: one block, a variable, every carried value with a result?"""
-    if (
-        op.name != "for"
-        or len(op.blocks) != 1
-        or len(op.operands) < 3
-        or op.attr("kind") not in LOOP_KINDS
-    ):
+    if op.name not in LOOPS or len(op.blocks) != 1:
         return False
-    args, initial = op.blocks[0].args, op.operands[3:]
-    return len(args) == 1 + len(initial) and len(op.results) == len(initial)
+    if op.name == "for" and (len(op.operands) < 3 or op.attr("kind") not in LOOP_KINDS):
+        return False
+    count, leading = len(initial_values(op)), LOOPS[op.name][1]
+    return len(op.blocks[0].args) == leading + count and len(op.results) == count
 
 
 def _loop(op: Op) -> str:
     attrs = dict(op.attrs)
     (block,) = op.blocks
-    variable, *carried = block.args
-    bounds = ", ".join(map(operand_text, op.operands[:3]))
-    text = f"for {_typed_unless(variable, variable.type == ScalarType(INDEX))}"
-    text += f" in {attrs.pop('kind')}({bounds}){_attrs(attrs)}"
-    if carried:
+    text = "while"
+    if op.name == "for":
+        variable = block.args[0]
+        bounds = ", ".join(map(operand_text, op.operands[:3]))
+        text = f"for {_typed_unless(variable, variable.type == ScalarType(INDEX))}"
+        text += f" in {attrs.pop('kind')}({bounds})"
+    text += _attrs(attrs)
+    if op.results:
         pairs = [
             f"{_typed_unless(arg, arg.type == start.type)} = {operand_text(start)}"
-            for arg, start in zip(carried, op.operands[3:], strict=True)
+            for arg, start in zip(carried_args(op), initial_values(op), strict=True)
         ]
         results = [
             _typed_unless(value, value.type == arg.type)
-            for value, arg in zip(op.results, carried, strict=True)
+            for value, arg in zip(op.results, carried_args(op), strict=True)
         ]
         text += f" carry ({', '.join(pairs)}) -> ({', '.join(results)})"
     return text

@@ -15,6 +15,7 @@ from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
 from tilewright.ir.ops import TABLE, RuleBroken
 from tilewright.ir.printer import Line, operand_text, to_lines
 from tilewright.ir.types import PanelType, ScalarType, TensorType, Type
+from tilewright.ir.walk import LOOPS, initial_values
 from tilewright.span import NOWHERE
 
 # Attributes with a meaning that no typing rule looks at (`infer` demands the others itself).
@@ -159,18 +160,21 @@ class _Checker:
 
     def blocks(self, op: Op, scope: dict[str, Value]) -> None:
         """Block count and arguments, then the ops inside and what they yield."""
-        count = 2 if op.name == "if" else 1 if op.name == "for" or op.name in ONE_BLOCK else 0
+        count = 2 if op.name == "if" else 1 if op.name in LOOPS or op.name in ONE_BLOCK else 0
         if len(op.blocks) != count:
             self.complain(op, f"owns {count} blocks, got {len(op.blocks)}")
-        initial: tuple[Operand, ...] = ()
         if op.name == "for":
-            initial = op.operands[3:]
-            self.loop(op, initial)
+            self.counted(op)
+        if op.name in LOOPS:
+            for block in op.blocks:
+                first = (x.type for x in initial_values(op))
+                carried = block.args[LOOPS[op.name][1] :]
+                self.same_types(op, first, carried, "the initial values are", "the block takes")
         for block in op.blocks:
             inner = dict(scope)
             for arg in block.args:
                 self.define(op, arg, inner)
-            if op.name != "for" and block.args:
+            if op.name not in LOOPS and block.args:
                 self.complain(op, f"a block of {op.name!r} takes no arguments")
             self.ops(block, inner, op)
             if not block.ops or block.ops[-1].name != "yield":
@@ -181,7 +185,8 @@ class _Checker:
                 end, (r.type for r in op.results), end.operands, f"{op.name!r} gives", "this yields"
             )
 
-    def loop(self, op: Op, initial: tuple[Operand, ...]) -> None:
+    def counted(self, op: Op) -> None:
+        initial = initial_values(op)
         if op.attr("kind") in ("parallel", "spmd") and initial:
             self.complain(
                 op, f"a {op.attr('kind')} loop carries nothing, got {len(initial)} values"
@@ -189,15 +194,12 @@ class _Checker:
         if any(isinstance(x, Const) and x.value == 0 for x in op.operands[2:3]):
             self.complain(op, "the step is 0")
         for block in op.blocks:
-            variable, *carried = block.args or (None,)
-            if variable is None:
+            if not block.args:
                 self.complain(op, "the block has no loop variable")
                 continue
+            variable = block.args[0]
             if not isinstance(variable.type, ScalarType) or not variable.type.dtype.is_integer:
                 self.complain(op, f"the loop variable is a {variable.type}")
-            self.same_types(
-                op, (x.type for x in initial), carried, "the initial values are", "the block takes"
-            )
 
 
 def _listed(types: tuple[Type, ...]) -> str:

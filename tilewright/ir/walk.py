@@ -20,6 +20,9 @@ OpOrBlock = TypeVar("OpOrBlock", Op, Block)
 FunctionOrBlock = TypeVar("FunctionOrBlock", Function, Block)
 
 VIEWS = ("window", "reshape_view", "transpose_view")
+# Loops, with how many operands stand before the initial values, and how many block arguments before the
+# carried ones. Initial and carried values, results and what the block yields go together, one by one.
+LOOPS = {"for": (3, 1), "while": (0, 0)}
 
 
 # Visiting
@@ -145,13 +148,24 @@ def _view_source(tensor: Value, place: Definition | None) -> Value | None:
     op, source = place.op, None
     if place.block is None and op.name in VIEWS:
         source = op.operands[0]
-    elif place.block is None and len(op.blocks) == 1 and op.name != "for":
+    elif place.block is None and len(op.blocks) == 1 and op.name not in LOOPS:
         source = yielded(op.blocks[0])[place.position]
-    elif place.block is None and op.name == "for":
-        source = op.operands[3 + place.position]
-    elif place.block is not None and op.name == "for" and place.position > 0:
-        source = op.operands[2 + place.position]
+    elif place.block is None and op.name in LOOPS:
+        source = initial_values(op)[place.position]
+    elif place.block is not None and op.name in LOOPS:
+        position = place.position - LOOPS[op.name][1]
+        source = initial_values(op)[position] if position >= 0 else None
     return source if isinstance(source, Value) else None
+
+
+def initial_values(loop: Op) -> tuple[Operand, ...]:
+    """What a loop carries into its first turn."""
+    return loop.operands[LOOPS[loop.name][0] :]
+
+
+def carried_args(loop: Op) -> tuple[Value, ...]:
+    """The block arguments of a loop that hold what it carries."""
+    return loop.blocks[0].args[LOOPS[loop.name][1] :]
 
 
 def yielded(block: Block) -> tuple[Operand, ...]:

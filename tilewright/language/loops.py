@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from tilewright.errors import InvalidOperationError
 from tilewright.language.operator import operator
 
 
@@ -17,6 +18,13 @@ class Level(Enum):
     CLUSTER = "CLUSTER"
     CHIP = "CHIP"
     GLOBAL = "GLOBAL"
+
+
+class ScopeMode(Enum):
+    """Who orders the tasks of a scope; no effect on values."""
+
+    AUTO = "AUTO"
+    MANUAL = "MANUAL"
 
 
 class SplitMode(Enum):
@@ -43,6 +51,10 @@ chunked_loop_optimizer = Hint("chunked_loop_optimizer")
 
 def split(mode: SplitMode, slot_num: int | None = None) -> Hint:
     """Hint: split the region over two lanes."""
+    if not isinstance(mode, SplitMode):
+        raise InvalidOperationError(
+            f"mode must be a pl.SplitMode, got {mode!r}", help="pl.split(pl.SplitMode.UP_DOWN)"
+        )
     return Hint(f"split_{mode.name}")
 
 
@@ -61,13 +73,53 @@ def range(*bounds, init_values=(), chunk=None, chunk_policy=None):
 
 
 @operator()
-def parallel(*bounds, chunk=None, chunk_policy=None):
-    """As pl.range, iterations independent of each other: they carry no block and no scalar."""
+def parallel(*bounds, init_values=(), chunk=None, chunk_policy=None):
+    """As pl.range, iterations independent of each other: they carry no block and no scalar.
+
+    `init_values` are tensors that iterations write disjoint windows of.
+    """
 
 
 @operator()
 def pipeline(*bounds, stage, init_values=()):
     """Exactly pl.range; `stage` (a positive constant) hints how many iterations may overlap."""
+
+
+@operator("while_")
+def while_(*, init_values):
+    """`for (x,) in pl.while_(init_values=(a,)):` goes on as long as its `pl.cond(…)` holds.
+
+    The body begins with `pl.cond(condition)` and ends with `out = pl.yield_(next_x)`. Or write plain `while`.
+    """
+
+
+@operator()
+def cond(condition):
+    """First in the body of pl.while_: whether there is another turn."""
+
+
+@operator()
+def split_aiv(count, *, mode=SplitMode.NONE):
+    """`for lane in pl.split_aiv(2, mode=…)`: the body once for each lane of a core, on work of its own.
+
+    With UP_DOWN (LEFT_RIGHT) a lane has the upper or lower (left or right) half of every block:
+    pl.aiv_shard takes it, pl.aic_gather joins both.
+    """
+
+
+@operator()
+def aiv_shard(x):
+    """This lane's half of a block [M,N], by the mode of the pl.split_aiv around."""
+
+
+@operator()
+def aic_gather(x):
+    """Both lanes' halves as one block. Stands in the body of pl.split_aiv, or in loops in it."""
+
+
+@operator()
+def submit(kernel, *args, deps=(), name_hint=None, allow_early_resolve=False, **kwargs):
+    """`out, tid = pl.submit(kernel, a, b)`: the call of a kernel, and a task id after its results."""
 
 
 @operator()

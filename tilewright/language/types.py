@@ -41,6 +41,14 @@ class ScalarAnnotation:
 
 
 @dataclass(frozen=True, slots=True)
+class ArrayAnnotation:
+    """`pl.Array[[n], dtype]`."""
+
+    count: Any
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
 class DirectedAnnotation:
     """`pl.Out[…]` or `pl.InOut[…]` around a tensor."""
 
@@ -106,6 +114,21 @@ class Scalar:
                 f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]"
             )
         return ScalarAnnotation(item)
+
+
+class Array:
+    """`pl.Array[[n], dtype]`: what pl.array.create makes, handed to an inline kernel."""
+
+    def __class_getitem__(cls, item: Any) -> ArrayAnnotation:
+        parts = item if isinstance(item, tuple) else (item,)
+        if len(parts) != 2 or not isinstance(parts[0], list) or len(parts[0]) != 1:
+            raise ParserTypeError(
+                f"pl.Array[…] needs a list of one extent and a dtype, got {item!r}",
+                help="write pl.Array[[n], pl.INT32]",
+            )
+        if not isinstance(parts[1], DType):
+            raise ParserTypeError(f"pl.Array[…] needs a dtype such as pl.INT32, got {parts[1]!r}")
+        return ArrayAnnotation(parts[0][0], parts[1])
 
 
 class AtomicType(Enum):

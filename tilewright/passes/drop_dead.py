@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value
 from tilewright.ir.ops import lookup
 from tilewright.ir.typed import as_value
 from tilewright.ir.types import TensorType
-from tilewright.ir.walk import Definition, definitions, ops_in, root_tensor
+from tilewright.ir.walk import (
+    LOOPS,
+    Definition,
+    carried_args,
+    definitions,
+    initial_values,
+    ops_in,
+    root_tensor,
+    yielded,
+)
 from tilewright.machine import Machine
+
+T = TypeVar("T")
 
 EFFECTS_THAT_STAY = ("write", "check")
 
@@ -43,24 +55,22 @@ def _live_values(fn: Function) -> set[Value]:
             if _stays(op, defined, read_roots):
                 roots.extend(op.operands)
             for result in op.results:
-                needs.setdefault(result, []).extend(
-                    op.operands[:3] if op.name == "for" else op.operands
-                )
+                needs.setdefault(result, []).extend(() if op.name in LOOPS else op.operands)
             for inner in op.blocks:
                 visit(inner)
                 ends = inner.ops[-1].operands if inner.ops and inner.ops[-1].name == "yield" else ()
                 for result, operand in zip(op.results, ends, strict=False):
                     needs[result].append(operand)
-            if op.name == "for":
-                body = op.blocks[0]
-                ends = body.ops[-1].operands
+            if op.name in LOOPS:
+                ends = yielded(op.blocks[0])
+                turns = [*op.operands[:3]] if op.name == "for" else [op.operands[0], ends[0]]
                 for arg, first, following, result in zip(
-                    body.args[1:], op.operands[3:], ends, op.results, strict=True
+                    carried_args(op), initial_values(op), ends, op.results, strict=True
                 ):
                     needs.setdefault(arg, []).extend((first, following))
-                    needs[result].append(first)
+                    needs[result].extend((first, *turns))
                 if _has_effect(op, defined, read_roots):
-                    roots.extend(op.operands[:3])
+                    roots.extend(turns)
             elif op.name == "if" and _has_effect(op, defined, read_roots):
                 roots.extend(op.operands)
 
@@ -105,12 +115,7 @@ def _prune(block: Block, live: set[Value], keep: tuple[bool, ...] | None = None)
     ops: list[Op] = []
     for op in block.ops:
         if op.name == "yield":
-            kept = (
-                op.operands
-                if keep is None
-                else tuple(x for x, k in zip(op.operands, keep, strict=True) if k)
-            )
-            ops.append(replace(op, operands=kept))
+            ops.append(op if keep is None else replace(op, operands=_kept(op.operands, keep)))
             continue
         if not op.blocks:
             acts = lookup(op.name).effect in EFFECTS_THAT_STAY and _writes_live(op, live)
@@ -119,20 +124,28 @@ def _prune(block: Block, live: set[Value], keep: tuple[bool, ...] | None = None)
             continue
         wanted = tuple(r in live for r in op.results)
         operands, blocks = op.operands, []
-        if op.name == "for":
-            body = op.blocks[0]
-            wanted = tuple(
-                r in live or a in live for r, a in zip(op.results, body.args[1:], strict=True)
-            )
-            args = (body.args[0], *(a for a, k in zip(body.args[1:], wanted, strict=True) if k))
-            operands = (*operands[:3], *(x for x, k in zip(operands[3:], wanted, strict=True) if k))
-            blocks.append(_prune(Block(args, body.ops), live, wanted))
+        if op.name in LOOPS:
+            body, args = op.blocks[0], carried_args(op)
+            wanted = tuple(r in live or a in live for r, a in zip(op.results, args, strict=True))
+            if op.name == "while":  # what decides goes last, with the loop
+                wanted = (
+                    any(wanted) or _prune(body, live, wanted).ops[0].name != "yield",
+                    *wanted[1:],
+                )
+            leading = LOOPS[op.name]
+            kept = (*body.args[: leading[1]], *_kept(args, wanted))
+            operands = (*operands[: leading[0]], *_kept(initial_values(op), wanted))
+            blocks.append(_prune(Block(kept, body.ops), live, wanted))
         else:
             blocks.extend(_prune(inner, live, wanted) for inner in op.blocks)
-        results = tuple(r for r, k in zip(op.results, wanted, strict=True) if k)
+        results = _kept(op.results, wanted)
         if results or any(inner.ops and inner.ops[0].name != "yield" for inner in blocks):
             ops.append(replace(op, operands=operands, results=results, blocks=tuple(blocks)))
     return Block(block.args, tuple(ops))
+
+
+def _kept(items: Sequence[T], wanted: Sequence[bool]) -> tuple[T, ...]:
+    return tuple(x for x, keep in zip(items, wanted, strict=True) if keep)
 
 
 def _writes_live(op: Op, live: set[Value]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.dtypes import BF16, FP16, FP32
+from tilewright.dtypes import BF16, BOOL, FP16, FP32
 from tilewright.ir.build import fold_scalar
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index
 from tilewright.ir.typed import whole_number
@@ -39,6 +39,8 @@ def _fold(op: Op) -> Replace | None:
     if op.name == "if" and isinstance(op.operands[0], Const):
         arm = op.blocks[0] if op.operands[0].value else op.blocks[1]
         return Replace(arm.ops[:-1], dict(zip(op.results, yielded(arm), strict=True)))
+    if op.name == "while" and op.operands[0] == Const(False, BOOL):
+        return Replace((), dict(zip(op.results, op.operands, strict=True)))
     if op.name == "for" and all(isinstance(x, Const) for x in op.operands[:3]):
         return _unwrap(op)
     return None

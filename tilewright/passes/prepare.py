@@ -12,11 +12,13 @@ from tilewright.ir.nodes import Function
 from tilewright.machine import Machine
 from tilewright.passes.check_windows import check_windows
 from tilewright.passes.fold_constants import fold_constants
+from tilewright.passes.split_barriers import split_barriers
 
 Pass = Callable[..., Function]
 Observer = Callable[[str, Function], None]
 
 PREPARE: tuple[Pass, ...] = (
+    split_barriers,  # first, so that no other pass meets a barrier
     fold_constants,  # offsets become literals, so most windows are provably inside
     check_windows,  # the others get an explicit check, as early in the program as its offsets are known
 )

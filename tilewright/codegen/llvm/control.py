@@ -12,10 +12,11 @@ from tilewright.codegen.llvm.abi import PHASES
 from tilewright.codegen.llvm.checks import fail_unless
 from tilewright.codegen.llvm.places import LINE, Panel, Place
 from tilewright.codegen.llvm.rows import RowEmitter
-from tilewright.codegen.llvm.types import I64, const, counted, offset, scalar_kind
+from tilewright.codegen.llvm.types import I64, const, counted, keep_rolled, offset, scalar_kind
 from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.typed import tile_type_of, whole_number
 from tilewright.ir.types import PanelType, ScalarType, TensorType, TileType
+from tilewright.ir.walk import carried_args, initial_values, yielded
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
@@ -31,33 +32,69 @@ def emit_at(owner: FunctionEmitter, op: Op) -> None:
 
 
 def emit_loop(owner: FunctionEmitter, op: Op) -> None:
-    """A loop in order. Carried tiles have a home each, scalars and tensors are phis."""
+    """A counted loop in order."""
     if op.attr("kind") in ("parallel", "spmd") and not owner.alone:
         emit_parallel(owner, op)
         return
-    body = op.blocks[0]
-    carried = list(
-        zip(op.results, body.args[1:], op.operands[3:], body.ops[-1].operands, strict=True)
-    )
-    tiles = [c for c in carried if isinstance(c[0].type, TileType)]
-    for result, arg, first, _ in tiles:
-        home = owner.new_tile(tile_type_of(result))
-        copy(owner, home, owner.place(first))
-        owner.env[arg] = owner.env[result] = home
-        owner.owned.update((arg, result))
-    others = [c for c in carried if not isinstance(c[0].type, TileType)]
+    carried = Carried(owner, op)
     start, step = owner.scalar(op.operands[0]), owner.scalar(op.operands[2])
-    firsts = [phi_value(owner, first) for _, _, first, _ in others]
-    with counted(owner.b, 0, trips(owner, op), 1, firsts, name="i") as loop:
-        owner.env[body.args[0]] = owner.b.add(start, owner.b.mul(loop.i, step))
-        for (_, arg, _, _), value in zip(others, loop.carried, strict=True):
+    with counted(owner.b, 0, trips(owner, op), 1, carried.firsts, name="i") as loop:
+        owner.env[op.blocks[0].args[0]] = owner.b.add(start, owner.b.mul(loop.i, step))
+        loop.next = carried.turn(loop.carried)
+    carried.end(loop.results)
+
+
+def emit_while(owner: FunctionEmitter, op: Op) -> None:
+    """A loop that goes on as long as its first carried value is true."""
+    b = owner.b
+    carried = Carried(owner, op)
+    before = b.block
+    turn, after = b.append_basic_block("while.body"), b.append_basic_block("while.end")
+    b.cbranch(carried.firsts[0], turn, after)
+    b.position_at_end(turn)
+    phis = [b.phi(first.type) for first in carried.firsts]
+    following = carried.turn(phis)
+    latch = b.block
+    keep_rolled(b.module, b.cbranch(following[0], turn, after))
+    b.position_at_end(after)
+    results = [b.phi(first.type) for first in carried.firsts]
+    for phi, result, first, onward in zip(phis, results, carried.firsts, following, strict=True):
+        for merged in (phi, result):
+            merged.add_incoming(first, before)
+            merged.add_incoming(onward, latch)
+    carried.end(results)
+
+
+class Carried:
+    """What a loop carries: tiles have a home each, scalars and tensors are phis."""
+
+    def __init__(self, owner: FunctionEmitter, op: Op) -> None:
+        self.owner, self.body = owner, op.blocks[0]
+        ends = yielded(self.body)
+        carried = list(zip(op.results, carried_args(op), initial_values(op), ends, strict=True))
+        self.tiles = [c for c in carried if isinstance(c[0].type, TileType)]
+        for result, arg, first, _ in self.tiles:
+            home = owner.new_tile(tile_type_of(result))
+            copy(owner, home, owner.place(first))
+            owner.env[arg] = owner.env[result] = home
+            owner.owned.update((arg, result))
+        self.others = [c for c in carried if not isinstance(c[0].type, TileType)]
+        self.firsts = [phi_value(owner, first) for _, _, first, _ in self.others]
+
+    def turn(self, phis: Sequence[ir.Value]) -> list[ir.Value]:
+        """The body once, with these values; what it carries on."""
+        owner = self.owner
+        for (_, arg, _, _), value in zip(self.others, phis, strict=True):
             owner.env[arg] = from_phi(owner, arg, value)
         with owner.arena.scope():
-            owner.block(body)
-            carry_tiles(owner, [(owner.place(arg), x) for _, arg, _, x in tiles])
-            loop.next = [phi_value(owner, x) for _, _, _, x in others]
-    for (result, _, _, _), value in zip(others, loop.results, strict=True):
-        owner.env[result] = from_phi(owner, result, value)
+            owner.block(self.body)
+            carry_tiles(owner, [(owner.place(arg), x) for _, arg, _, x in self.tiles])
+            return [phi_value(owner, x) for _, _, _, x in self.others]
+
+    def end(self, results: Sequence[ir.Value]) -> None:
+        """What the loop gives, behind it."""
+        for (result, _, _, _), value in zip(self.others, results, strict=True):
+            self.owner.env[result] = from_phi(self.owner, result, value)
 
 
 def trips(owner: FunctionEmitter, op: Op) -> ir.Value:
@@ -212,5 +249,6 @@ EMITTERS = {
     "at": emit_at,
     "for": emit_loop,
     "if": emit_branch,
+    "while": emit_while,
     "serial": emit_serial,
 }

@@ -55,7 +55,7 @@ from tilewright.ir.aliases import loads_to_copy
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
 from tilewright.ir.typed import scalar_type_of, tensor_type_of, tile_type_of
 from tilewright.ir.types import PanelType, ScalarType, TensorType, TileType
-from tilewright.ir.walk import definitions, uses
+from tilewright.ir.walk import LOOPS, definitions, uses
 from tilewright.machine import Machine
 
 
@@ -255,7 +255,7 @@ class FunctionEmitter:
         reader, and not one in a loop that comes back to it."""
         if not isinstance(x, Value) or x not in self.owned or len(self.readers.get(x, ())) != 1:
             return False
-        return sum(owner.name == "for" for owner in self.defined[x].path) == len(self.loops)
+        return sum(owner.name in LOOPS for owner in self.defined[x].path) == len(self.loops)
 
     def copied(self, x: Operand) -> Place:
         target = self.new_tile(tile_type_of(x))
@@ -304,10 +304,10 @@ class FunctionEmitter:
         emit = _EMITTERS.get(op.name)
         if emit is None:
             raise CompilerBug(f"the native back end has no code for {op.name}", str(op))
-        if op.name == "for":
+        if op.name in LOOPS:
             self.loops.append(op)
         emit(self, op)
-        if op.name == "for":
+        if op.name in LOOPS:
             self.loops.pop()
 
     def sweep(self, op: Op) -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tilewright.frontend.families import cast, elementwise, matmul, memory, reduce, shape
+from tilewright.frontend.families import (
+    arrays,
+    cast,
+    elementwise,
+    matmul,
+    memory,
+    reduce,
+    scheduling,
+    shape,
+)
 from tilewright.frontend.operands import HANDLERS
 
-__all__ = ["HANDLERS", "cast", "elementwise", "matmul", "memory", "reduce", "shape"]
+__all__ = [
+    "HANDLERS", "arrays", "cast", "elementwise", "matmul", "memory", "reduce", "scheduling",
+    "shape",
+]  # fmt: skip

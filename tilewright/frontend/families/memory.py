@@ -17,6 +17,7 @@ from tilewright.frontend.operands import (
     handles,
     literal_as,
 )
+from tilewright.frontend.options import check_options
 from tilewright.frontend.symbolic import Symbolic
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
@@ -46,6 +47,7 @@ ATOMIC_DTYPES = (FP32, FP16, INT32, INT16, INT8)
 @handles("create_tensor")
 def create_tensor(t: Tracer, call: Call) -> Named:
     """Memory in orchestration, a block in a region; zeros unless init_value says otherwise."""
+    check_options(t, call)
     shape, dtype = (
         t.shape(call["shape"], call.at("shape"), "the shape"),
         dtype_argument(t, call, "dtype"),
@@ -239,10 +241,16 @@ def _atomic(t: Tracer, call: Call, target: Tensor | Block) -> str | None:
     return "add"
 
 
-@handles("move", "no_dep")
-def unchanged(t: Tracer, call: Call) -> Named:
-    """The operand itself; `move` of a tensor loads it."""
-    return block(t, call, "x") if call.name == "move" else call["t"]
+@handles("move")
+def move(t: Tracer, call: Call) -> Named:
+    """The block itself; a tensor is loaded."""
+    return block(t, call, "x")
+
+
+@handles("no_dep")
+def no_dep(t: Tracer, call: Call) -> Named:
+    """The tensor itself."""
+    return data(t, call, "t")
 
 
 @handles("gather_row")

@@ -153,4 +153,5 @@ def get_block_idx(t: Tracer, call: Call) -> Named:
             call.node,
             help="call it in the body of `for i in pl.spmd(n)` or `with pl.spmd(n)`",
         )
+    t.block_looks += 1
     return Number(t.block_index)

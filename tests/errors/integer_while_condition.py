@@ -1,4 +1,4 @@
-"""`while` is not in the language yet."""
+"""A condition is BOOL."""
 
 import tilewright.language as pl
 
@@ -8,5 +8,6 @@ def kernel(
     x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
     y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
 ):  # fmt: skip
-    while n > 0:
-        pass
+    k = 0
+    while n - k:
+        k = k + 1

@@ -1,0 +1,13 @@
+"""A repeated body has no next turn to go to."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    for i in pl.unroll(4):
+        if n > i:
+            continue

@@ -1,0 +1,13 @@
+"""Only an even extent has halves."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    with pl.at(level=pl.Level.CORE_GROUP):
+        for lane in pl.split_aiv(2, mode=pl.SplitMode.UP_DOWN):
+            half = pl.aiv_shard(x[0:3, :])

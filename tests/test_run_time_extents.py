@@ -1,0 +1,73 @@
+"""Extents that the author leaves open: one source for many token counts, tails of blocks included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from both_ways import agree
+
+import tilewright.language as pl
+
+CORE = pl.Level.CORE_GROUP
+T, B = pl.dynamic("T"), pl.dynamic("B")
+D, TILE = 32, 8
+
+
+@pl.jit.inline
+def add_one(x: pl.Tensor[[T, D], pl.FP32], y: pl.Tensor, t0: pl.Scalar[pl.INDEX]):
+    t_dim = pl.tensor.dim(x, 0)
+    part = pl.slice(x, [TILE, D], [t0, 0], valid_shape=[pl.min(TILE, t_dim - t0), D])
+    y[t0 : t0 + TILE, :] = pl.add(part, 1.0)
+
+
+@pl.jit
+def many_token_counts(
+    x: pl.Tensor[[T, D], pl.FP32],
+    table: pl.Tensor,
+    y: pl.Out[pl.Tensor[[T, D], pl.FP32]],
+):
+    x.bind_dynamic(0, T)
+    table.bind_dynamic(-2, B)
+    t_dim = pl.tensor.dim(x, 0)
+    width = pl.dim(x, -1)
+    doubled = pl.create_tensor([t_dim, D], dtype=pl.FP32)
+    flat = pl.reshape(doubled, [t_dim * width])
+    for b in pl.spmd((t_dim + TILE - 1) // TILE):
+        t0 = b * TILE
+        part = pl.slice(x, [TILE, D], [t0, 0], valid_shape=[pl.min(TILE, t_dim - t0), D])
+        doubled = pl.assemble(doubled, pl.mul(part, 2.0), [t0, 0])
+    if t_dim > TILE:
+        pl.write(flat, [t_dim * D - 1], pl.read(table, [pl.dim(table, 0) - 1, 0]))
+    for t0 in pl.parallel(0, t_dim, TILE):
+        add_one(doubled, y, t0)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 13, 16])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_one_source_serves_many_token_counts(tokens: int, rows: int):
+    x, table = torch.randn(tokens, D), torch.arange(float(rows))[:, None] + 100
+    *_, y = agree(many_token_counts, x, table, torch.zeros(tokens, D), threads=(1, 3))
+    wanted = 2 * x + 1
+    if tokens > TILE:
+        wanted[-1, -1] = table[-1, 0] + 1
+    assert torch.equal(y, wanted)
+
+
+@pl.jit
+def rows_asked_for(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    kept = pl.create_tensor([n, D], dtype=pl.FP32)
+    for i in pl.range(n):
+        with pl.at(level=CORE):
+            kept[i : i + 1, :] = x[i : i + 1, :]
+    wide = pl.reshape(kept, [1, n * D])
+    for b in pl.spmd(n // 2):
+        y[b : b + 1, :] = pl.slice(wide, [1, D], [0, 2 * b * D])
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_scalar_sizes_a_tensor_and_a_launch(n: int):
+    x = torch.randn(6, D)
+    _, y = agree(rows_asked_for, x, n, torch.zeros(3, D))
+    wanted = torch.zeros(3, D)
+    wanted[: n // 2] = x[0 : n // 2 * 2 : 2]
+    assert torch.equal(y, wanted)
