@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,11 +83,11 @@ def _by_name(
     kernel: Kernel, slots: Sequence[Slot], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     try:
-        bound = inspect.signature(kernel.function).bind(*args, **kwargs)
+        bound = kernel.signature.bind(*args, **kwargs)
     except TypeError as reason:
         missing = next((s for s in slots if repr(s.name) in str(reason)), None)
         raise ArgumentError(
-            f"@pl.jit function {kernel.__name__!r}: {reason}",
+            f"{kernel.title}: {reason}",
             missing.span if missing else None,
             help=f"its parameters are {', '.join(s.name for s in slots)}",
         ) from None

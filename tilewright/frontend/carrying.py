@@ -76,7 +76,7 @@ class _Again(Exception):
 
 def run_loop(
     t: Tracer,
-    node: ast.For | ast.With,
+    node: ast.stmt,
     kind: str,
     bounds: Bounds,
     variable: str | None,
@@ -115,7 +115,7 @@ def run_loop(
 
 def _read_loop(
     t: Tracer,
-    node: ast.For | ast.With,
+    node: ast.stmt,
     kind: str,
     bounds: Bounds,
     variable: str | None,
@@ -125,7 +125,7 @@ def _read_loop(
     plan: Plan,
     explicit: list[str],
 ) -> None:
-    span = t.span(node.iter if isinstance(node, ast.For) else node.items[0].context_expr)
+    span = t.span(_head(node))
     before = dict(t.frame.names)
     initial: list[Operand] = []
     args: list[Value] = []
@@ -185,6 +185,17 @@ def _read_loop(
         kind=kind,
     )
     _after(t, node, kind, plan, before, carried, op.results, variable, explicit, after_names)
+
+
+def _head(node: ast.stmt) -> ast.AST:
+    """What stands for a loop in messages: its bounds, its scope, or the function that is one."""
+    match node:
+        case ast.For():
+            return node.iter
+        case ast.With():
+            return node.items[0].context_expr
+        case _:
+            return node
 
 
 def _finals(

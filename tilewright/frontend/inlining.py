@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import warnings
 from collections.abc import Callable, Sequence
 
+from tilewright.dtypes import INDEX
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
+from tilewright.frontend.annotations import check_result
+from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
-from tilewright.frontend.signature import Parameter, signature_of
+from tilewright.frontend.signature import Parameter, receiver_of, signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
-from tilewright.frontend.values import Binding, Block, Named, Nothing, Tensor, describe
+from tilewright.frontend.values import (
+    Binding,
+    Block,
+    Constant,
+    Named,
+    Nothing,
+    Tensor,
+    describe,
+)
+from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 
@@ -25,7 +37,9 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
             UnsupportedFeatureError,
             f"{kernel.__name__!r} is an entry; a kernel cannot call it",
             node,
-            help="decorate it with @pl.jit.inline",
+            help="decorate it with @pl.jit.inline"
+            if kernel.program is None
+            else "call a function of another type than the entry's",
         )
     if any(frame.kernel is kernel for frame in t.frames):
         t.fail(
@@ -35,6 +49,8 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
             help="write a loop: kernels do not recurse",
         )
     parameters = signature_of(kernel)
+    if kernel.kind == "inline" and kernel.program is None:
+        _warn_of_out(t, parameters)
     names = _bind(t, kernel, node, parameters)
     values: dict[str, Binding] = {}
     aliases: dict[str, str] = {}
@@ -52,38 +68,70 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
     outer, blamed = t.frame, t.node
     t.frames.append(frame)
     t.frame = frame
-    result: list[Named] = []
-
-    def body() -> None:
-        result.append(run_function(t, frame, run_body))
-        if kernel.kind == "incore" and result[0] is not Nothing():
-            frame.names["return.value"] = Binding(result[0])
-
-    if kernel.kind == "incore":
-        t.region(kernel.__name__, frame.source.function, body)
-        result = [frame.names.pop("return.value").value]
-    else:
-        body()
+    result = run_kernel(t, frame, run_body)
     t.frames.pop()
     t.frame, t.node = outer, blamed
     t.builder.span = t.span()
     for name in sorted(frame.written_back):
         t.update(frame.aliases[name], frame.names[name].value)
-    return result[0]
+    return result
+
+
+def _warn_of_out(t: Tracer, parameters: Sequence[Parameter]) -> None:
+    """pl.Out says nothing on a parameter of an inlined function: it is the caller's variable."""
+    for parameter in parameters:
+        if parameter.direction == "out" and parameter.span not in t.warned:
+            t.warned.add(parameter.span)
+            warnings.warn_explicit(
+                f"pl.Out has no effect on parameter {parameter.name!r} of an inline function; write pl.Tensor",
+                DeprecationWarning,
+                parameter.span.file,
+                parameter.span.line,
+            )
+
+
+def run_kernel(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
+    """Read a kernel's body as its kind wants it, and give what it returns."""
+    kernel = frame.kernel
+    receiver = receiver_of(kernel)
+    if receiver is not None:
+        frame.names[receiver] = Binding(Constant(kernel.program))
+    if not kernel.is_region:
+        return run_function(t, frame, run_body)
+
+    def body() -> None:
+        frame.names["return.value"] = Binding(run_function(t, frame, run_body))
+
+    t.region(kernel.__name__, frame.source.function, body)
+    return frame.names.pop("return.value").value
 
 
 def run_function(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
     """Read a function's body up to its return, and give what is returned."""
     statements = frame.source.function.body
-    if statements and isinstance(statements[-1], ast.Return):
-        run_body(t, statements[:-1])
-        value = statements[-1].value
-        if value is None:
-            return Nothing()
-        with t.at(statements[-1]):
-            return _returned(t, value, run_body)
-    run_body(t, statements)
-    return Nothing()
+    last = statements[-1]
+    if not isinstance(last, ast.Return):
+        _run_statements(t, frame, statements, run_body)
+        return Nothing()
+    _run_statements(t, frame, statements[:-1], run_body)
+    if last.value is None:
+        return Nothing()
+    with t.at(last):
+        value = _returned(t, last.value, run_body)
+        check_result(t, frame, value)
+    return value
+
+
+def _run_statements(
+    t: Tracer, frame: Frame, statements: Sequence[ast.stmt], run_body: RunBody
+) -> None:
+    """The body: once, or once per block of an Spmd function."""
+    if frame.kernel.kind != "spmd":
+        run_body(t, statements)
+        return
+    bounds = (Const(0, INDEX), Const(frame.kernel.blocks, INDEX), Const(1, INDEX))
+    name = frame.kernel.__name__
+    run_loop(t, frame.source.function, "spmd", bounds, None, statements, run_body, name=name)
 
 
 def _returned(t: Tracer, node: ast.expr, run_body: RunBody) -> Named:
@@ -115,7 +163,7 @@ def _bind(
             t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
         named[keyword.arg] = keyword.value
     try:
-        return dict(inspect.signature(kernel.function).bind(*positional, **named).arguments)
+        return dict(kernel.signature.bind(*positional, **named).arguments)
     except TypeError as reason:
         t.fail(
             InvalidOperationError,

@@ -8,7 +8,7 @@ from typing import Any
 
 from tilewright.dtypes import INDEX, DType
 from tilewright.errors import ParserTypeError
-from tilewright.frontend.inlining import run_function
+from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
@@ -101,7 +101,7 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
         p.value.name for p in params if isinstance(p.value.type, ScalarType)
     )
     t.builder.span = t.span(source.function)
-    result = run_function(t, frame, run_body)
+    result = run_kernel(t, frame, run_body)
     returned = _results(t, result)
     ops, fresh = _fresh_results(t, list(t.builder.ops), returned)
     names = tuple(tensor.root for tensor in returned)

@@ -82,6 +82,7 @@ class Tracer:
         self.written: set[str] = set()  # roots of the tensors stored to
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
+        self.warned: set[Span] = set()  # what a warning was given for
         self.symbols = Symbols()
         self.hint = "v"
         self.node: ast.AST = frame.source.function

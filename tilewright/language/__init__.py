@@ -63,7 +63,7 @@ from tilewright.language.elementwise import (
     sqrt,
     sub,
 )
-from tilewright.language.kernel import Kernel, jit
+from tilewright.language.kernel import Kernel, inline, jit
 from tilewright.language.loops import (
     Level,
     SplitMode,
@@ -113,12 +113,14 @@ from tilewright.language.memory import (
     store,
     write,
 )
+from tilewright.language.program import FunctionType, Program, function, program
 from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_min, row_sum
 from tilewright.language.shape import concat, dim, gather, reshape, scatter, transpose
 from tilewright.language.types import (
     AtomicType,
     InOut,
     MemorySpace,
+    MemRef,
     Out,
     PadValue,
     Scalar,
@@ -128,18 +130,20 @@ from tilewright.language.types import (
     dynamic,
 )
 
+Mem = MemorySpace
+
 __all__ = [
     "BF16", "BOOL", "FP16", "FP32", "INDEX", "INT8", "INT16", "INT32", "INT64", "TASK_ID",
-    "UINT8", "UINT16", "UINT32", "UINT64", "AtomicType", "InOut", "Kernel", "Level",
-    "MemorySpace", "Out", "PadValue", "Scalar", "SplitMode", "Tensor", "TensorLayout", "Tile",
+    "UINT8", "UINT16", "UINT32", "UINT64", "AtomicType", "FunctionType", "InOut", "Kernel", "Level",
+    "Mem", "MemRef", "MemorySpace", "Out", "PadValue", "Program", "Scalar", "SplitMode", "Tensor", "TensorLayout", "Tile",
     "abs", "add", "arange", "assemble", "at", "auto_chunk", "auto_incore", "batch_matmul", "cast",
     "chunked_loop_optimizer", "cluster", "cmp", "cmps", "col_expand", "col_expand_add",
     "col_expand_div", "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max",
     "col_min", "col_sum", "concat", "const", "cos", "create_l1", "create_tensor", "create_tile",
     "cross_core_slot", "dim", "div", "dynamic", "exp", "expand_clone", "expands", "fillpad",
-    "full", "gather", "gather_row", "gemv", "gemv_acc", "gemv_bias", "incore", "jit", "load",
+    "full", "function", "gather", "gather_row", "gemv", "gemv_acc", "gemv_bias", "incore", "inline", "jit", "load",
     "log", "manual_scope", "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "min",
-    "minimum", "move", "mul", "neg", "no_dep", "parallel", "pipeline", "range", "read", "recip",
+    "minimum", "move", "mul", "neg", "no_dep", "parallel", "pipeline", "program", "range", "read", "recip",
     "relu", "reshape", "row_expand", "row_expand_add", "row_expand_div", "row_expand_expdif",
     "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "scatter",
     "scope", "sel", "set_validshape", "sin", "slice", "split", "spmd", "sqrt", "static_assert",
