@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pass_programs import MACHINE, assert_pass, assert_unchanged
+from pass_programs import MACHINE, assert_pass, assert_same_results, assert_unchanged
 
 from tilewright.ir.parser import parse
+from tilewright.ir.walk import ops_in
 from tilewright.passes.start_products import start_products
 
 
@@ -103,3 +104,111 @@ def test_arms_that_multiply_different_things_stay():
         ),
         n=0,
     )
+
+
+def test_loads_in_both_arms_are_the_same_when_the_first_iteration_makes_them_so():
+    assert_pass(
+        start_products,
+        before="""
+        func f(%x: tensor<4x32, BF16>, %w: tensor<32x16, BF16>, out %y: tensor<4x16, FP32>) {
+          %acc = full {dtype = FP32, shape = [4, 16], value = 5.0} : tile<4x16, FP32>
+          for %k in range(0, 4, 1) carry (%c = %acc) -> (%last) {
+            %first = s.eq %k, 0 : BOOL
+            if %first -> (%r: tile<4x16, FP32>) {
+              %a = load %x[0, 0] valid [4, 8] {shape = [4, 8]} : tile<4x8, BF16>
+              %b = load %w[0, 0] valid [8, 16] {shape = [8, 16]} : tile<8x16, BF16>
+              %p = matmul %a, %b, 4, 8, 16 : tile<4x16, FP32>
+              yield %p
+            } else {
+              %k0 = s.mul %k, 8 : INDEX
+              %d = load %x[0, %k0] valid [4, 8] {shape = [4, 8]} : tile<4x8, BF16>
+              %e = load %w[%k0, 0] valid [8, 16] {shape = [8, 16]} : tile<8x16, BF16>
+              %q = matmul_acc %c, %d, %e, 4, 8, 16 : tile<4x16, FP32>
+              yield %q
+            }
+            yield %r
+          }
+          store %last to %y[0, 0] valid [4, 16] {shape = [4, 16]}
+        }""",
+        after="""
+        func f(%x: tensor<4x32, BF16>, %w: tensor<32x16, BF16>, out %y: tensor<4x16, FP32>) {
+          %acc = full {dtype = FP32, shape = [4, 16], value = 5.0} : tile<4x16, FP32>
+          %zero = full {dtype = FP32, shape = [4, 16], value = 0} : tile<4x16, FP32>
+          for %k in range(0, 4, 1) carry (%c = %zero) -> (%last) {
+            %first = s.eq %k, 0 : BOOL
+            %k0 = s.mul %k, 8 : INDEX
+            %d = load %x[0, %k0] valid [4, 8] {shape = [4, 8]} : tile<4x8, BF16>
+            %e = load %w[%k0, 0] valid [8, 16] {shape = [8, 16]} : tile<8x16, BF16>
+            %r = matmul_acc %c, %d, %e, 4, 8, 16 : tile<4x16, FP32>
+            yield %r
+          }
+          store %last to %y[0, 0] valid [4, 16] {shape = [4, 16]}
+        }
+        """,
+    )
+
+
+ARMS = """
+        func f(%x: tensor<4x32, BF16>, %w: tensor<40x16, BF16>, out %y: tensor<4x16, FP32>) {{
+          %acc = full {{dtype = FP32, shape = [4, 16], value = 5.0}} : tile<4x16, FP32>
+          for %k in range({bounds}) carry (%c = %acc) -> (%last) {{
+            %test = {test} : BOOL
+            if %test -> (%r: tile<4x16, FP32>) {{
+              {then}
+            }} else {{
+              {other}
+            }}
+            yield %r
+          }}
+          store %last to %y[0, 0] valid [4, 16] {{shape = [4, 16]}}
+        }}
+        """
+FIRST = """%a = load %x[0, {column}] valid [4, 8] {{shape = [4, 8]}} : tile<4x8, BF16>
+              %b = load %w[{row}, 0] valid [8, 16] {{shape = [8, 16]}} : tile<8x16, BF16>
+              %p = matmul %a, %b, 4, 8, 16 : tile<4x16, FP32>
+              yield %p"""
+LATER = """%d = load %x[0, %k] valid [4, 8] {shape = [4, 8]} : tile<4x8, BF16>
+              %e = load %w[%k, 0] valid [8, 16] {shape = [8, 16]} : tile<8x16, BF16>
+              %q = matmul_acc %c, %d, %e, 4, 8, 16 : tile<4x16, FP32>
+              yield %q"""
+
+
+def arms(
+    test: str = "s.eq %k, 0",
+    bounds: str = "0, 32, 8",
+    column: int = 0,
+    row: int = 0,
+    swapped: bool = False,
+) -> str:
+    then, other = FIRST.format(column=column, row=row), LATER
+    if swapped:
+        then, other = other, then
+    return ARMS.format(test=test, bounds=bounds, then=then, other=other)
+
+
+def branches(text: str) -> int:
+    """How many branches are left; the program gives the same bits."""
+    before = parse(text)
+    after = start_products(before, MACHINE)
+    assert_same_results(before, after)
+    return sum(op.name == "if" for op in ops_in(after))
+
+
+def test_the_first_iteration_may_stand_in_either_arm():
+    for test in ("s.ne %k, 0", "s.gt %k, 0", "s.lt 0, %k"):
+        assert branches(arms(test, swapped=True)) == 0
+    assert branches(arms("s.eq 8, %k", bounds="8, 32, 8", column=8, row=8)) == 0
+    down = {"bounds": "24, -1, -8", "column": 24, "row": 24, "swapped": True}
+    assert branches(arms("s.lt %k, 24", **down)) == 0
+
+
+def test_a_test_that_does_not_single_out_the_first_iteration_stays():
+    assert branches(arms("s.gt %k, 0", bounds="24, -1, -8", column=24, row=24, swapped=True)) == 1
+    assert branches(arms("s.lt %k, 0", bounds="0, 32, 8")) == 1
+    assert branches(arms("s.ge %k, 0", swapped=True)) == 1
+
+
+def test_a_first_iteration_that_reads_something_else_stays():
+    assert branches(arms(column=8)) == 1
+    assert branches(arms(row=8)) == 1
+    assert branches(arms(bounds="8, 32, 8", test="s.eq %k, 8")) == 1
