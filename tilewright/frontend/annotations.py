@@ -10,7 +10,7 @@ from typing import Any
 
 from tilewright.dtypes import INDEX, INT64, DType
 from tilewright.errors import KernelError, ParserTypeError
-from tilewright.frontend.source import Source, enclosing_reader, source_of
+from tilewright.frontend.source import Source, enclosing_reader
 from tilewright.frontend.tracer import Frame, Tracer, to_number
 from tilewright.frontend.values import Block, Constant, Items, Named, Nothing, Tensor, describe
 from tilewright.ir.ops.table import dims
@@ -100,21 +100,22 @@ def check_assignment(t: Tracer, node: ast.AnnAssign) -> None:
 
 def check_result(t: Tracer, frame: Frame, value: Named) -> None:
     """What a kernel returns is what `-> …` says, where that names shapes or dtypes."""
-    node = frame.source.function.returns
+    source = frame.source
+    node = source.function.returns
     if node is None or not frame.kernel.check_annotations:
         return
     try:
-        annotation = evaluate_annotation(frame.kernel, frame.source, node, "the result", node)
+        annotation = evaluate_annotation(frame.kernel, source, node, "the result", node)
     except NameError:  # nothing but a hint for readers
         return
     problem = mismatch(annotation, value)
     if problem:
-        last = frame.source.function.body[-1]
         t.fail(
             ParserTypeError,
-            f"{frame.kernel.__name__} is annotated to return {problem}, found {describe(value)}",
-            last,
-            notes=[f"{source_of(frame.kernel).span(node)}: declared here"],
+            f"{source.function.name} is annotated to return {problem}, found {describe(value)}",
+            source.function.body[-1],
+            help="an annotation is checked and converts nothing: correct it, or leave it out",
+            notes=[f"{source.span(node)}: declared here"],
         )
 
 
@@ -136,7 +137,7 @@ def mismatch(annotation: Any, value: Named) -> str | None:
         number = to_number(value)
         literal = isinstance(value, Constant) and not isinstance(value.value, bool)
         if number is None or not _same_scalar(annotation.dtype, number.dtype, literal):
-            return f"a {annotation.dtype} scalar"
+            return f"pl.Scalar[pl.{annotation.dtype}]"
     return None
 
 

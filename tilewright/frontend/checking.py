@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from tilewright.errors import UnsupportedFeatureError
-from tilewright.frontend.expressions import NO_EXPRESSION
+from tilewright.frontend.expressions import EXPRESSIONS, NO_EXPRESSION
 from tilewright.frontend.signature import signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.statements import NO_STATEMENT
@@ -18,7 +18,7 @@ def check_syntax(kernel: Kernel) -> None:
     source = source_of(kernel)
     for statement in source.function.body:
         for node in ast.walk(statement):
-            what, advice = NO_STATEMENT.get(type(node), (NO_EXPRESSION.get(type(node)), None))
+            what, advice = NO_STATEMENT.get(type(node), (NO_EXPRESSION.get(type(node)), EXPRESSIONS))
             if what is not None and not isinstance(node, ast.Slice):
                 raise UnsupportedFeatureError(
                     f"{what} has no place in a kernel", source.span(node), help=advice

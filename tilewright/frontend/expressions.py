@@ -61,6 +61,7 @@ COMPARE: dict[type[ast.AST], tuple[Any, str]] = {
     ast.GtE: (py.ge, "s.ge"),
 }
 BLOCK_OPERATOR = {"+": "pl.add", "-": "pl.sub", "*": "pl.mul", "/": "pl.div"}
+EXPRESSIONS = "kernels know names, arithmetic on scalars, subscripts and calls of pl.…"
 NO_EXPRESSION = {
     ast.ListComp: "a comprehension",
     ast.SetComp: "a comprehension",
@@ -116,7 +117,7 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
         UnsupportedFeatureError,
         f"{what} has no place in a kernel",
         node,
-        help="kernels know names, arithmetic on scalars, subscripts and calls of pl.…",
+        help=EXPRESSIONS,
     )
 
 

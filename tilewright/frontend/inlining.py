@@ -35,7 +35,7 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
     if kernel.kind == "entry":
         t.fail(
             UnsupportedFeatureError,
-            f"{kernel.__name__!r} is an entry; a kernel cannot call it",
+            f"{kernel.function.__name__!r} is an entry; a kernel cannot call it",
             node,
             help="decorate it with @pl.jit.inline"
             if kernel.program is None

@@ -76,7 +76,8 @@ class Tensor:
             if not isinstance(place, cls.placements):
                 wanted = " or ".join(f"a pl.{kind.__name__}" for kind in cls.placements)
                 raise ParserTypeError(
-                    f"pl.{cls.__name__}[…] takes {wanted} after the dtype, got {place!r}"
+                    f"pl.{cls.__name__}[…] takes {wanted} after the dtype, got {place!r}",
+                    help="leave it out: it has no effect on values",
                 )
         return TensorAnnotation(tuple(parts[0]), dtype, cls is Tile)
 
