@@ -5,14 +5,24 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from functools import cache
-from types import GenericAlias
+from types import GenericAlias, SimpleNamespace
 from typing import Any
 
 from tilewright.dtypes import INDEX, INT64, DType
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.source import Source, enclosing_reader
 from tilewright.frontend.tracer import Frame, Tracer, to_number
-from tilewright.frontend.values import Block, Constant, Items, Named, Nothing, Tensor, describe
+from tilewright.frontend.values import (
+    Block,
+    Constant,
+    Items,
+    Named,
+    Nothing,
+    Number,
+    Tensor,
+    describe,
+)
+from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 from tilewright.language.types import (
@@ -80,7 +90,7 @@ def check_assignment(t: Tracer, node: ast.AnnAssign) -> None:
         return
     name = node.target.id
     value = t.frame.names[name].value
-    local = {n: b.value.value for n, b in t.frame.names.items() if isinstance(b.value, Constant)}
+    local = {n: _to_python(b.value) for n, b in t.frame.names.items() if _is_known(b.value)}
     try:
         annotation = evaluate_annotation(
             t.frame.kernel, t.frame.source, node.annotation, name, node.annotation, local
@@ -96,6 +106,28 @@ def check_assignment(t: Tracer, node: ast.AnnAssign) -> None:
             help="an annotation is checked and converts nothing: correct it, or leave it out",
             notes=t.notes(node.value) if node.value is not None else (),
         )
+
+
+def _is_known(value: Named) -> bool:
+    """Whether an annotation can name it: constants, lists of them, and what has a shape and a dtype."""
+    if isinstance(value, Items):
+        return all(map(_is_known, value.values))
+    if isinstance(value, Number):
+        return isinstance(value.operand, Const)
+    return isinstance(value, (Constant, Tensor, Block))
+
+
+def _to_python(value: Named) -> Any:
+    match value:
+        case Constant():
+            return value.value
+        case Items():
+            return tuple(map(_to_python, value.values))
+        case Number(operand=Const() as literal):
+            return literal.value
+        case Tensor() | Block():
+            return SimpleNamespace(shape=value.shape, dtype=value.dtype)
+    raise TypeError(f"no annotation can name {describe(value)}")
 
 
 def check_result(t: Tracer, frame: Frame, value: Named) -> None:
