@@ -221,7 +221,7 @@ def build_with_closure(offset: float, negate: bool, tiles: list[int]):
                 part = x[:, c : c + width]
                 value = pl.neg(part) if kind == "neg" else part
                 shifted = pl.add(value, offset if SCALE > 2 and not negate else eps)
-                o[:, c : c + width] = pl.mul(shifted, -(-SCALE) ** 2 / 2.0)
+                o[:, c : c + width] = pl.mul(shifted, -((-SCALE) ** 2) / 2.0)
             o[0:1, high:low] = pl.full([1, CFG.parts["half"]], dtype=CFG.dtype, value=1 << 3)
 
     len_is_two = len(tiles) == 2
@@ -253,7 +253,7 @@ def test_a_constant_that_changes_makes_a_new_program(run, monkeypatch):
 
 
 def test_annotations_see_the_enclosing_function_before_globals_of_the_same_name(run):
-    SIZES = (2, 6)  # not the module's
+    SIZES = (2, 6)  # noqa: F841 - not the module's
 
     @pl.jit
     def kernel(x: pl.Tensor[[*SIZES], pl.FP32], o: pl.Out[pl.Tensor[[SIZES[0], 6], pl.FP32]]):
@@ -299,7 +299,9 @@ def test_shapes_and_dtypes_are_constants_and_scalars_are_not(run, capsys):
             run(by_shape, x, first, flip, o)
             assert torch.equal(o[0], -x[first] if flip else x[first])
     entries = by_shape.specializations["state"].entries
-    assert [len(e) for e in entries.values()] == [1, 1], "one program per dtype, whatever the scalars"
+    assert [len(e) for e in entries.values()] == [1, 1], (
+        "one program per dtype, whatever the scalars"
+    )
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "rows 3 of [3, 8] BF16 the INT32 constant 3 4"
     with pytest.raises(InvalidOperationError, match="columns come in pairs"):
@@ -307,7 +309,9 @@ def test_shapes_and_dtypes_are_constants_and_scalars_are_not(run, capsys):
 
 
 @pl.jit
-def blocks_of(x: pl.Tensor, tile: pl.Scalar[pl.INDEX], by: pl.Scalar[pl.FP32], o: pl.Out[pl.Tensor]):
+def blocks_of(
+    x: pl.Tensor, tile: pl.Scalar[pl.INDEX], by: pl.Scalar[pl.FP32], o: pl.Out[pl.Tensor]
+):
     for c in pl.range(0, x.shape[1], tile):
         with pl.at(level=CORE):
             o[:, c : c + tile] = pl.mul(x[:, c : c + tile], by)

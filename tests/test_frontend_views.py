@@ -237,9 +237,7 @@ def test_windows_with_gaps_between_rows_are_operands_of_a_product(run):
 
 
 @pl.jit
-def swapped_middle_axes(
-    x: pl.Tensor[[3, 4, 8], pl.FP32], o: pl.Out[pl.Tensor[[4, 3, 8], pl.FP32]]
-):
+def swapped_middle_axes(x: pl.Tensor[[3, 4, 8], pl.FP32], o: pl.Out[pl.Tensor[[4, 3, 8], pl.FP32]]):
     by_head = pl.transpose(x, 0, 1)
     for h in pl.range(4):
         part = pl.slice(by_head, [1, 3, 8], [h, 0, 0])

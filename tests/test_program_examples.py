@@ -134,9 +134,7 @@ def build_tile_matmul(n: int):
             a_l1: pl.Tile[[n, n], pl.BF16, pl.MemorySpace.Mat] = pl.load(
                 a, offsets=[0, 0], shapes=[n, n], target_memory=pl.MemorySpace.Mat
             )
-            b_l1 = pl.load(
-                b, [0, 0], [n, n], target_memory=pl.MemorySpace.Mat, transpose=True
-            )
+            b_l1 = pl.load(b, [0, 0], [n, n], target_memory=pl.MemorySpace.Mat, transpose=True)
             a_l0 = pl.move(a_l1, target_memory=pl.MemorySpace.Left)
             b_l0 = pl.move(b_l1, target_memory=pl.MemorySpace.Right)
             acc: pl.Tile[[n, n], pl.FP32] = pl.matmul(a_l0, b_l0)
@@ -375,7 +373,9 @@ def build_vector_dag(n: int):
             b: pl.Tensor[[n, n], pl.FP32],
             out: pl.Out[pl.Tensor[[n, n], pl.FP32]],
         ) -> pl.Tensor[[n, n], pl.FP32]:
-            return pl.store(pl.mul(pl.load(a, [0, 0], [n, n]), pl.load(b, [0, 0], [n, n])), [0, 0], out)
+            return pl.store(
+                pl.mul(pl.load(a, [0, 0], [n, n]), pl.load(b, [0, 0], [n, n])), [0, 0], out
+            )
 
         @pl.function(type=pl.FunctionType.Orchestration)
         def orch(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
 from pass_programs import MACHINE, assert_pass, assert_same_results, assert_unchanged
 
+import tilewright.language as pl
 from tilewright.ir.parser import parse
 from tilewright.ir.walk import ops_in
+from tilewright.passes.pipeline import lower, prepare
 from tilewright.passes.start_products import start_products
 
 
@@ -212,3 +216,87 @@ def test_a_first_iteration_that_reads_something_else_stays():
     assert branches(arms(column=8)) == 1
     assert branches(arms(row=8)) == 1
     assert branches(arms(bounds="8, 32, 8", test="s.eq %k, 8")) == 1
+
+
+# The same from the author's text
+
+
+@pl.jit
+def literal_first_window(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=pl.Level.CORE_GROUP):
+        for n in pl.range(0, 64, 32):
+            acc = pl.create_tensor([16, 32], dtype=pl.FP32)
+            for k in pl.range(4):
+                if k == 0:
+                    a = x[:, 0:32]
+                    b = w[0:32, n : n + 32]
+                    acc = pl.matmul(a, b)
+                else:
+                    k0 = k * 32
+                    a = x[:, k0 : k0 + 32]
+                    b = w[k0 : k0 + 32, n : n + 32]
+                    acc = pl.matmul_acc(acc, a, b)
+            y[:, n : n + 32] = acc
+
+
+@pl.jit
+def two_accumulators(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=pl.Level.CORE_GROUP):
+        whole = pl.create_tensor([16, 64], dtype=pl.FP32)
+        negated = pl.create_tensor([16, 64], dtype=pl.FP32)
+        for k in pl.pipeline(0, 128, 32, stage=2):
+            a = pl.load(x, [0, k], [16, 32], target_memory=pl.MemorySpace.Mat)
+            if k == 0:
+                b = pl.neg(w[k : k + 32, :])
+                negated = pl.matmul(a, b)
+                whole = pl.matmul(a, w[k : k + 32, :])
+            else:
+                b = pl.neg(w[k : k + 32, :])
+                negated = pl.matmul_acc(negated, a, b)
+                whole = pl.matmul_acc(whole, a, w[k : k + 32, :])
+        y[:, :] = pl.add(pl.mul(whole, 2.0), negated)
+
+
+@pl.jit
+def later_arm_first(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    for n in pl.spmd(2):
+        n0 = n * 32
+        acc = pl.create_tensor([16, 32], dtype=pl.FP32)
+        for k in pl.range(4):
+            a = pl.slice(x, [16, 32], [0, k * 32])
+            if k > 0:
+                acc = pl.matmul_acc(acc, a, pl.slice(w, [32, 32], [k * 32, n0]))
+            else:
+                acc = pl.matmul(a, pl.slice(w, [32, 32], [0, n0]))
+        y[:, n0 : n0 + 32] = acc
+
+
+@pl.jit
+def regions_in_the_arms(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    acc = pl.create_tensor([16, 64], dtype=pl.FP32)
+    for k in pl.range(4):
+        k0 = k * 32
+        if k == 0:
+            with pl.at(level=pl.Level.CORE_GROUP, name_hint="first"):
+                acc = pl.matmul(x[:, k0 : k0 + 32], w[k0 : k0 + 32, :])
+        else:
+            with pl.at(level=pl.Level.CORE_GROUP, name_hint="later"):
+                acc = pl.matmul_acc(acc, x[:, k0 : k0 + 32], w[k0 : k0 + 32, :])
+    with pl.at(level=pl.Level.CORE_GROUP):
+        y[:, :] = acc
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [literal_first_window, two_accumulators, later_arm_first, regions_in_the_arms],
+    ids=lambda kernel: kernel.__name__,
+)
+def test_no_branch_is_left_however_the_author_writes_it(kernel):
+    x, w = torch.randint(-8, 9, (16, 128)).float(), torch.randint(-8, 9, (128, 64)).float()
+    for backend in ("interpreter", "native"):
+        y = torch.zeros(16, 64)
+        kernel.run(x, w, y, backend=backend)
+        assert torch.equal(y, x @ w), backend
+    function = kernel.specialize(x, w, y, backend="interpreter").function
+    program = lower(prepare(function, MACHINE), MACHINE)
+    assert not any(op.name == "if" for op in ops_in(program))

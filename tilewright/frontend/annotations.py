@@ -23,7 +23,6 @@ from tilewright.frontend.values import (
     describe,
 )
 from tilewright.ir.nodes import Const
-from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 from tilewright.language.types import (
     DirectedAnnotation,
@@ -190,7 +189,7 @@ def _tensor_mismatch(annotation: TensorAnnotation, value: Named) -> str | None:
 
 
 def _extents(shape: tuple[Any, ...]) -> str:
-    return dims([n.name if isinstance(n, Dynamic) else n for n in shape])
+    return f"[{', '.join(n.name if isinstance(n, Dynamic) else str(n) for n in shape)}]"
 
 
 def _same_scalar(wanted: DType, found: DType, literal: bool) -> bool:

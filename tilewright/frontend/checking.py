@@ -18,7 +18,9 @@ def check_syntax(kernel: Kernel) -> None:
     source = source_of(kernel)
     for statement in source.function.body:
         for node in ast.walk(statement):
-            what, advice = NO_STATEMENT.get(type(node), (NO_EXPRESSION.get(type(node)), EXPRESSIONS))
+            what, advice = NO_STATEMENT.get(
+                type(node), (NO_EXPRESSION.get(type(node)), EXPRESSIONS)
+            )
             if what is not None and not isinstance(node, ast.Slice):
                 raise UnsupportedFeatureError(
                     f"{what} has no place in a kernel", source.span(node), help=advice

@@ -22,6 +22,7 @@ from tilewright.language.types import (
     ScalarAnnotation,
     Tensor,
     TensorAnnotation,
+    Tile,
 )
 from tilewright.span import Span
 
@@ -87,7 +88,7 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
     direction: Direction = "in"
     if isinstance(annotation, DirectedAnnotation):
         direction, annotation = annotation.direction, annotation.tensor
-    if annotation is Tensor:
+    if annotation in (Tensor, Tile):
         annotation = TensorAnnotation(None, None)
     if isinstance(annotation, ScalarAnnotation):
         return Parameter(node.arg, "scalar", "in", (), annotation.dtype, default, span)

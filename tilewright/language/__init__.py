@@ -135,7 +135,8 @@ Mem = MemorySpace
 __all__ = [
     "BF16", "BOOL", "FP16", "FP32", "INDEX", "INT8", "INT16", "INT32", "INT64", "TASK_ID",
     "UINT8", "UINT16", "UINT32", "UINT64", "AtomicType", "FunctionType", "InOut", "Kernel", "Level",
-    "Mem", "MemRef", "MemorySpace", "Out", "PadValue", "Program", "Scalar", "SplitMode", "Tensor", "TensorLayout", "Tile",
+    "Mem", "MemRef", "MemorySpace", "Out", "PadValue", "Program", "Scalar", "SplitMode",
+    "Tensor", "TensorLayout", "Tile",
     "abs", "add", "arange", "assemble", "at", "auto_chunk", "auto_incore", "batch_matmul", "cast",
     "chunked_loop_optimizer", "cluster", "cmp", "cmps", "col_expand", "col_expand_add",
     "col_expand_div", "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max",

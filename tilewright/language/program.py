@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import CellType, FunctionType as PythonFunction
+from types import CellType
+from types import FunctionType as PythonFunction
 from typing import Any
 
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from tilewright.ir.build import Builder, fold_scalar
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, make_attrs
 from tilewright.ir.typed import as_value, literal_range, tile_type_of
-from tilewright.ir.walk import Definition, definitions, map_ops, names_in_use, uses, yielded
+from tilewright.ir.walk import (
+    Definition,
+    definitions,
+    map_ops,
+    names_in_use,
+    substitute,
+    uses,
+    yielded,
+)
 from tilewright.machine import Machine
 
 
@@ -17,8 +25,8 @@ def start_products(fn: Function, machine: Machine) -> Function:
 
     Takes:  `for k …: if k == first: acc = matmul(a, b) else: acc = matmul_acc(acc, a, b)` with at least one
             trip, where nothing else reads the carried accumulator. The arms may hold more than the product,
-            such as the loads of a and b, if both do the same in the first iteration: `x[:, 0:T]` is
-            `x[:, k:k+T]` when k is 0.
+            such as the loads of a and b or a region, if both do the same in the first iteration: `x[:, 0:T]`
+            is `x[:, k:k+T]` when k is 0.
     Gives:  `acc = 0; for k …: acc = matmul_acc(acc, a, b)`. The same bits: a product starts from zero too.
     Leaves: branches that do anything else, loops that may not run.
     """
@@ -72,40 +80,47 @@ def _without_branch(
 ) -> _Merged | None:
     """The ops of the later iterations, if they do what the first one does; results named as the `if`'s."""
     arms = _first_and_later(op, loop, step, defined)
-    if arms is None or any(inner.blocks for arm in arms for inner in arm.ops):
+    if arms is None:
         return None
-    start, later = arms
     first = _First(loop.blocks[0].args[0], loop.operands[0], defined)
     merged = _Merged()
-    before, after = ([x for x in arm.ops[:-1] if not _is_bookkeeping(x)] for arm in arms)
-    if len(before) != len(after):
+    if not _alike(*arms, first, merged.accumulators) or not merged.accumulators:
         return None
-    for a, b in zip(before, after, strict=True):
-        starts = a.name == "matmul" and b.name == "matmul_acc"
-        if starts:
-            merged.accumulators.append(as_value(b.operands[0]))
-        wanted = b.operands[1:] if starts else b.operands
-        if (a.name != b.name and not starts) or a.attrs != b.attrs:
-            return None
-        if not first.same(a.operands, wanted):
-            return None
-        first.twins.update(zip(a.results, b.results, strict=True))
+    later = arms[1]
     handed_on = yielded(later)
     mine = {result for inner in later.ops for result in inner.results}
-    if not first.same(yielded(start), handed_on) or len(set(handed_on)) != len(handed_on):
+    if len(set(handed_on)) != len(handed_on) or not all(x in mine for x in handed_on):
         return None
-    if not merged.accumulators or not all(x in mine for x in handed_on):
-        return None
-    names: dict[Operand, Value] = dict(zip(handed_on, op.results, strict=True))
+    names = {as_value(x): y for x, y in zip(handed_on, op.results, strict=True)}
     merged.ops = [
-        replace(
-            inner,
-            operands=tuple(names.get(x, x) for x in inner.operands),
-            results=tuple(names.get(x, x) for x in inner.results),
-        )
+        replace(substitute(inner, names), results=tuple(names.get(x, x) for x in inner.results))
         for inner in later.ops[:-1]
     ]
     return merged
+
+
+def _alike(start: Block, later: Block, first: _First, accumulators: list[Value]) -> bool:
+    """Whether both blocks do the same in the first iteration, but that one starts products which the other
+    continues; `accumulators` takes what those add to. Regions may stand inside."""
+    before, after = ([x for x in block.ops if not _is_bookkeeping(x)] for block in (start, later))
+    if len(before) != len(after):
+        return False
+    for a, b in zip(before, after, strict=True):
+        wanted = b.operands
+        if a.name == "at" and b.name == "at":
+            if not _alike(a.blocks[0], b.blocks[0], first, accumulators):
+                return False
+        elif a.name == "matmul" and b.name == "matmul_acc":
+            accumulators.append(as_value(wanted[0]))
+            wanted = wanted[1:]
+        elif a.name != b.name:
+            return False
+        if (a.name != "at" and (a.blocks or b.blocks or a.attrs != b.attrs)) or not first.same(
+            a.operands, wanted
+        ):
+            return False
+        first.twins.update(zip(a.results, b.results, strict=True))
+    return True
 
 
 def _first_and_later(
