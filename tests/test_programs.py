@@ -12,7 +12,6 @@ import torch
 import tilewright.language as pl
 from tilewright.errors import (
     ArgumentError,
-    InvalidOperationError,
     KernelError,
     ParserTypeError,
     UndefinedVariableError,
@@ -304,20 +303,7 @@ def test_a_first_incore_function_may_be_called_region_after_region():
     assert torch.equal(y, 6 * x + (2 * x).sum(1, keepdim=True))
 
 
-# What is refused by the decorators themselves
-
-
-def test_decorators_say_what_they_want():
-    with pytest.raises(
-        InvalidOperationError, match=r"type must be a pl\.FunctionType, got 'InCore'"
-    ):
-        pl.function(type="InCore")
-    with pytest.raises(InvalidOperationError, match="core_num must be a positive integer, got 0"):
-        pl.function(type=pl.FunctionType.Spmd, attrs={"core_num": 0})
-    with pytest.raises(InvalidOperationError, match="program Empty has no functions"):
-        pl.program(type("Empty", (), {}))
-    with pytest.raises(InvalidOperationError, match=r"@pl\.program decorates a class"):
-        pl.program(lambda: None)
+# What is no program
 
 
 def test_a_marked_function_outside_a_program_cannot_be_called():

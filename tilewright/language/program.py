@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,15 +76,20 @@ def function(
     `attrs={"core_num": n}` says on how many blocks an Spmd function runs. The other options are
     hints without effect on values.
     """
+    frame = sys._getframe(1)
+    place = _line(frame.f_code.co_filename, frame.f_lineno)
     if not isinstance(type, FunctionType):
         raise InvalidOperationError(
             f"@pl.function: type must be a pl.FunctionType, got {type!r}",
+            place,
             help="write @pl.function(type=pl.FunctionType.InCore)",
         )
     blocks = (attrs or {}).get("core_num", 1)
     if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
         raise InvalidOperationError(
-            f"@pl.function: core_num must be a positive integer, got {blocks!r}"
+            f"@pl.function: core_num must be a positive integer, got {blocks!r}",
+            place,
+            help='write attrs={"core_num": 4}',
         )
 
     def mark(found: Callable[..., Any]) -> Method:
@@ -143,22 +149,25 @@ def program(decorated: type[Any] | None = None, *, strict_ssa: bool = False) -> 
     Names around the class mean what they mean now, and mistakes are reported now. `strict_ssa` is
     accepted; rebinding a name is allowed all the same.
     """
-    around = names_around(sys._getframe(1))
+    frame = sys._getframe(1)
+    around, place = names_around(frame), _line(frame.f_code.co_filename, frame.f_lineno)
 
     def make(found: type[Any]) -> Program:
         if not isinstance(found, type):
             raise InvalidOperationError(
-                f"@pl.program decorates a class, got {found!r}",
+                f"@pl.program decorates a class, got the {type(found).__name__}"
+                f" {getattr(found, '__name__', found)}",
+                place,
                 help="a single function is decorated with @pl.jit",
             )
-        made = Program(found, _methods_of(found), {**around, **_constants_of(found)})
+        made = Program(found, _methods_of(found, place), {**around, **_constants_of(found)})
         check_program(made)
         return made
 
     return make if decorated is None else make(decorated)
 
 
-def _methods_of(decorated: type[Any]) -> dict[str, Method]:
+def _methods_of(decorated: type[Any], place: Span) -> dict[str, Method]:
     methods: dict[str, Method] = {}
     for name, value in vars(decorated).items():
         if isinstance(value, Method):
@@ -172,6 +181,7 @@ def _methods_of(decorated: type[Any]) -> dict[str, Method]:
     if not methods:
         raise InvalidOperationError(
             f"program {decorated.__name__} has no functions",
+            place,
             help="decorate its methods with @pl.function(type=pl.FunctionType.…)",
         )
     for name, method in methods.items():
@@ -219,7 +229,13 @@ def _entry_of(name: str, methods: Mapping[str, Method]) -> str:
 def _place(decorated: Callable[..., Any]) -> Span:
     """The first line of a function: its decorator, where it has one."""
     code = decorated.__code__
-    return Span(code.co_filename, code.co_firstlineno, 4, code.co_firstlineno, 80)
+    return _line(code.co_filename, code.co_firstlineno)
+
+
+def _line(file: str, number: int) -> Span:
+    """A whole line of the author's."""
+    text = linecache.getline(file, number).rstrip()
+    return Span(file, number, len(text) - len(text.lstrip()), number, len(text.encode()))
 
 
 def _with_scope_of_now(decorated: Callable[..., Any]) -> Callable[..., Any]:
