@@ -13,6 +13,7 @@ from tilewright.dtypes import FP32, INDEX
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
+    NotConstantError,
     ParserTypeError,
     UndefinedVariableError,
 )
@@ -235,7 +236,7 @@ class Tracer:
             for parameter in self.parameters_in(value.operand):
                 raise NeedsConstant(parameter)
         self.fail(
-            ParserTypeError,
+            NotConstantError,
             f"{what} must be known when the kernel is compiled, got {describe(value)}",
             node,
             help,
