@@ -132,7 +132,8 @@ class Native:
             wide = aligned(m * k * self.kernel.a_dtype.nbytes).reshape(m, -1)
             self._widen(a.ctypes.data, a.strides[0], m, k, wide.ctypes.data, wide.strides[0])
             a = wide
-        self._tiles[(m, nr, acc, *ways)](
+        tile = (m, nr, acc, *ways)
+        self._tiles[tile](
             a.ctypes.data,
             a.strides[0],
             panel.ctypes.data + at,

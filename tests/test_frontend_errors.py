@@ -19,6 +19,7 @@ PROGRAMS = sorted((Path(__file__).parent / "errors").glob("*.py"))
 
 
 def kernel_in(path: Path) -> Kernel:
+    """The kernel of a program; a class decorated with @pl.program complains right here."""
     spec = importlib.util.spec_from_file_location(f"errors_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -27,9 +28,9 @@ def kernel_in(path: Path) -> Kernel:
     return module.kernel
 
 
-def mistake_in(kernel: Kernel) -> KernelError:
+def mistake_in(path: Path) -> KernelError:
     with pytest.raises(KernelError) as caught:
-        trace_as_annotated(kernel)
+        trace_as_annotated(kernel_in(path))
     return caught.value
 
 
@@ -47,7 +48,7 @@ def trace_as_annotated(kernel: Kernel) -> None:
 def test_the_message_names_the_line_and_one_thing_to_try(
     path: Path, request: pytest.FixtureRequest
 ):
-    error = mistake_in(kernel_in(path))
+    error = mistake_in(path)
     found = f"{type(error).__name__}\n{error}\n".replace(f"{path.parent}/", "")
     golden = path.with_suffix(".txt")
     if request.config.getoption("--update-golden"):
@@ -58,7 +59,7 @@ def test_the_message_names_the_line_and_one_thing_to_try(
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
 def test_the_caret_stands_in_the_author_s_file(path: Path):
-    error = mistake_in(kernel_in(path))
+    error = mistake_in(path)
     assert error.span is not None
     assert error.span.file == str(path)
     line = path.read_text(encoding="utf-8").splitlines()[error.span.line - 1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden_kernels import PythonKernel
 
+import tilewright.language as pl
 from tilewright.golden import ScalarSpec, TensorSpec, close, run, run_jit
 
 
@@ -271,3 +272,40 @@ def test_a_failing_kernel_is_not_a_result_but_an_exception():
 
     with pytest.raises(IndexError, match="row 9"):
         run_jit(PythonKernel(fail), specs(), golden_fn=doubled)
+
+
+@pl.jit
+def sums_and_doubles(x: pl.Tensor[[4, 8], pl.FP32]):
+    doubled = pl.create_tensor([4, 8], dtype=pl.FP32)
+    with pl.at(level=pl.Level.CORE_GROUP):
+        doubled[:, :] = pl.mul(x, 2.0)
+    return pl.row_sum(doubled), doubled
+
+
+def returning(*outputs: tuple[str, list[int]]) -> list[TensorSpec]:
+    made = [TensorSpec(name, shape, torch.float32, is_output=True) for name, shape in outputs]
+    return [TensorSpec("x", [4, 8], torch.float32, torch.ones), *made]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_results_of_a_kernel_in_return_style_are_judged_by_the_specs_that_follow(strict):
+    def golden(values):
+        values["sums"][:] = 16
+        values["doubled"][:] = 2
+
+    specs = returning(("sums", [4, 1]), ("doubled", [4, 8]))
+    assert run_jit(sums_and_doubles, specs, golden, strict=strict, repeats=1).passed
+
+    def wrong(values):
+        golden(values)
+        values["doubled"][3, 7] = 3
+
+    result = run_jit(sums_and_doubles, specs, wrong, strict=strict)
+    assert "['doubled']" in str(result.error)
+
+
+def test_results_that_the_specs_do_not_foresee_are_named():
+    with pytest.raises(ValueError, match=r"takes 1 arguments and returns 2, wanted sums \[4, 1\]$"):
+        run_jit(sums_and_doubles, returning(("sums", [4, 1])))
+    with pytest.raises(ValueError, match=r"returns \[4, 1\] torch.float32 for 'doubled', wanted"):
+        run_jit(sums_and_doubles, returning(("doubled", [4, 8]), ("sums", [4, 1])))

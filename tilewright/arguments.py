@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -39,8 +38,8 @@ TensorKind: TypeAlias = tuple[tuple[int, ...], DType]
 class Bound:
     """The arguments by parameter name.
 
-    `types` holds shape and dtype of tensors, `key` all of them as Torch says them, `nbytes` the size of
-    those that have memory.
+    `types` holds shape and dtype of tensors, `key` all of them, `nbytes` the size of those that have
+    memory.
     """
 
     slots: Sequence[Slot]
@@ -85,13 +84,13 @@ def bind(
     for slot, value in zip(slots, args, strict=True):
         name = slot.name
         if slot.kind == "tensor":
-            as_torch, kind, size = _tensor_kind(slot, value)
+            kind, size = _tensor_kind(slot, value)
             if data and name not in released:
                 if not (value.is_cpu and value.layout in _strided and value.is_contiguous()):
                     _require_data(slot, value)
                 nbytes[name] = size
             types[name] = kind
-            key.append(as_torch)
+            key.append(kind)
         else:
             value = _scalar(slot, value)
         values[name] = value
@@ -102,11 +101,11 @@ def _by_name(
     kernel: Kernel, slots: Sequence[Slot], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     try:
-        bound = inspect.signature(kernel.function).bind(*args, **kwargs)
+        bound = kernel.signature.bind(*args, **kwargs)
     except TypeError as reason:
         missing = next((s for s in slots if repr(s.name) in str(reason)), None)
         raise ArgumentError(
-            f"@pl.jit function {kernel.__name__!r}: {reason}",
+            f"{kernel.title}: {reason}",
             missing.span if missing else None,
             help=f"its parameters are {', '.join(s.name for s in slots)}",
         ) from None
@@ -114,23 +113,23 @@ def _by_name(
     return tuple(bound.arguments[slot.name] for slot in slots)
 
 
-# What calls have found before: (torch dtype, torch shape) -> (the same pair, our kind, bytes), and the
-# layouts that are strided. Checking an argument is a good part of a call that takes microseconds.
-_kinds: dict[tuple[Any, Any], tuple[tuple[Any, Any], TensorKind, int]] = {}
+# What calls have found before: (torch dtype, torch shape) -> (our kind, bytes), and the layouts that are
+# strided. Checking an argument is a good part of a call that takes microseconds.
+_kinds: dict[tuple[Any, Any], tuple[TensorKind, int]] = {}
 _strided: set[Any] = set()
 KINDS_KEPT = 4096
 
 
-def _tensor_kind(slot: Slot, value: Any) -> tuple[tuple[Any, Any], TensorKind, int]:
-    """Dtype and shape of a tensor argument, as Torch says them and as we do, and its bytes."""
+def _tensor_kind(slot: Slot, value: Any) -> tuple[TensorKind, int]:
+    """Shape and dtype of a tensor argument, and its bytes."""
     try:
         return _kinds[value.dtype, value.shape]
     except (AttributeError, KeyError, TypeError):
         shape, dtype = _tensor_type(slot, value)
         if len(_kinds) >= KINDS_KEPT:
             _kinds.clear()
-        as_torch = (value.dtype, value.shape)
-        found = _kinds[as_torch] = (as_torch, (shape, dtype), prod(shape) * dtype.nbytes)
+        found = (shape, dtype), prod(shape) * dtype.nbytes
+        _kinds[value.dtype, value.shape] = found
         return found
 
 

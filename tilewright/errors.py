@@ -58,6 +58,10 @@ class ParserTypeError(ParserError):
     """Values of the wrong kind, shape or dtype."""
 
 
+class NotConstantError(ParserTypeError, ValueError):
+    """A run-time value where the compiler needs a constant, such as the extent of a tile."""
+
+
 class InvalidOperationError(ParserError):
     """An operator that does not exist, or whose shape or dtype rule is broken."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,11 +20,13 @@ from tilewright.frontend import (
     ScalarArgument,
     TensorArgument,
     Traced,
+    check_syntax,
     signature_of,
     trace,
 )
 from tilewright.ir.nodes import Function
 from tilewright.language.kernel import Kernel, register_launcher
+from tilewright.language.program import Program
 from tilewright.runtime.collector import collector_waits
 
 
@@ -149,6 +152,25 @@ class _Launcher:
             kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend)
         )
 
+    def check(self, program: Program) -> None:
+        """Read a program as far as that is possible without arguments, and report its mistakes.
+
+        What its annotations fix completely is kept for the first call.
+        """
+        for function in program.functions.values():
+            check_syntax(function)
+        parameters = signature_of(program)
+        types = {}
+        for p in parameters:
+            if p.kind == "tensor":
+                if p.shape is None or p.dtype is None or None in p.shape:
+                    return
+                types[p.name] = (tuple(n for n in p.shape if n is not None), p.dtype)
+        state = state_of(program)
+        bound = Bound(state.slots, {}, types, tuple(types.values()), {})
+        with suppress(NeedsConstant), _compiling, collector_waits():
+            _trace(program, state, bound)
+
 
 def _backend(asked: str | None) -> str:
     if asked is None:
@@ -225,7 +247,7 @@ def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
     with _compiling, collector_waits():
         entry = _entry(state, bound)
         if entry is None:
-            if kernel.check_annotations and knobs.check_annotations():
+            if kernel.binding or (kernel.check_annotations and knobs.check_annotations()):
                 check_annotations(signature_of(kernel), bound)
             entry = _trace(kernel, state, bound)
         return entry
@@ -278,6 +300,8 @@ def _trace(kernel: Kernel, state: State, bound: Bound) -> Entry:
             )
             break
         except NeedsConstant as needed:
+            if needed.parameter not in bound.values:
+                raise
             state.constants.add(needed.parameter)
     for line in traced.prints:
         print(line)

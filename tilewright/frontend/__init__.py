@@ -4,6 +4,7 @@ its line.
 
 from __future__ import annotations
 
+from tilewright.frontend.checking import check_syntax
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted
 from tilewright.frontend.trace import FreshResult, ScalarArgument, TensorArgument, Traced, trace
@@ -17,6 +18,7 @@ __all__ = [
     "ScalarArgument",
     "TensorArgument",
     "Traced",
+    "check_syntax",
     "signature_of",
     "trace",
 ]

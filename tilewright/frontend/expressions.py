@@ -35,6 +35,7 @@ from tilewright.frontend.values import (
 )
 from tilewright.ir.nodes import Const
 from tilewright.language.operator import operator_of
+from tilewright.language.program import Program
 
 # operator class -> (Python's meaning on constants, the scalar op at run time)
 BINARY: dict[type[ast.AST], tuple[Any, str | None, str]] = {
@@ -60,6 +61,7 @@ COMPARE: dict[type[ast.AST], tuple[Any, str]] = {
     ast.GtE: (py.ge, "s.ge"),
 }
 BLOCK_OPERATOR = {"+": "pl.add", "-": "pl.sub", "*": "pl.mul", "/": "pl.div"}
+EXPRESSIONS = "kernels know names, arithmetic on scalars, subscripts and calls of pl.…"
 NO_EXPRESSION = {
     ast.ListComp: "a comprehension",
     ast.SetComp: "a comprehension",
@@ -115,7 +117,7 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
         UnsupportedFeatureError,
         f"{what} has no place in a kernel",
         node,
-        help="kernels know names, arithmetic on scalars, subscripts and calls of pl.…",
+        help=EXPRESSIONS,
     )
 
 
@@ -138,6 +140,18 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
     if not isinstance(owner, Constant):
         t.fail(ParserTypeError, f"{describe(owner)} has no attributes", node)
     thing = owner.value
+    if isinstance(thing, Program):
+        if node.attr not in thing.functions:
+            near = difflib.get_close_matches(node.attr, thing.functions, 1)
+            t.fail(
+                UndefinedVariableError,
+                f"program {thing.__name__} has no function {node.attr!r}",
+                node,
+                help=f"did you mean {ast.unparse(node.value)}.{near[0]}?"
+                if near
+                else f"its functions are {', '.join(thing.functions)}",
+            )
+        return Constant(thing.functions[node.attr])
     if _is_language(thing):
         found = getattr(thing, node.attr, None)
         if found is None or (isinstance(found, ModuleType) and not _is_language(found)):

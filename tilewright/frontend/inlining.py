@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import warnings
 from collections.abc import Callable, Sequence
 
-from tilewright.dtypes import TASK_ID
+from tilewright.dtypes import INDEX, TASK_ID
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
+from tilewright.frontend.annotations import check_result
+from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.options import TASK_HELP, is_task
-from tilewright.frontend.signature import Parameter, signature_of
+from tilewright.frontend.signature import Parameter, receiver_of, signature_of
 from tilewright.frontend.source import source_of
 from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
-from tilewright.frontend.values import Array, Binding, Block, Named, Nothing, Tensor, describe
+from tilewright.frontend.turns import Loop
+from tilewright.frontend.values import (
+    Array,
+    Binding,
+    Block,
+    Constant,
+    Named,
+    Nothing,
+    Tensor,
+    describe,
+)
+from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
 
@@ -26,9 +39,11 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
     if kernel.kind == "entry":
         t.fail(
             UnsupportedFeatureError,
-            f"{kernel.__name__!r} is an entry; a kernel cannot call it",
+            f"{kernel.function.__name__!r} is an entry; a kernel cannot call it",
             node,
-            help="decorate it with @pl.jit.inline",
+            help="decorate it with @pl.jit.inline"
+            if kernel.program is None
+            else "call a function of another type than the entry's",
         )
     if any(frame.kernel is kernel for frame in t.frames):
         t.fail(
@@ -38,6 +53,8 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
             help="write a loop: kernels do not recurse",
         )
     parameters = signature_of(kernel)
+    if kernel.kind == "inline" and kernel.program is None:
+        _warn_of_out(t, parameters)
     names = _bind(t, kernel, node, parameters)
     values: dict[str, Binding] = {}
     aliases: dict[str, str] = {}
@@ -56,11 +73,7 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
     outer, blamed = t.frame, t.node
     t.frames.append(frame)
     t.frame = frame
-    if kernel.kind == "incore":
-        t.region(kernel.__name__, frame.source.function, lambda: run_function(t, frame, run_body))
-    else:
-        run_function(t, frame, run_body)
-    result = returned(frame)
+    result = run_kernel(t, frame, run_body)
     t.frames.pop()
     t.frame, t.node = outer, blamed
     t.builder.span = t.span()
@@ -69,16 +82,45 @@ def inline(t: Tracer, kernel: Kernel, node: ast.Call, run_body: RunBody) -> Name
     return result
 
 
-def run_function(t: Tracer, frame: Frame, run_body: RunBody) -> None:
-    """Read a function's body up to its return."""
+def _warn_of_out(t: Tracer, parameters: Sequence[Parameter]) -> None:
+    """pl.Out says nothing on a parameter of an inlined function: it is the caller's variable."""
+    for parameter in parameters:
+        if parameter.direction == "out" and parameter.span not in t.warned:
+            t.warned.add(parameter.span)
+            warnings.warn_explicit(
+                f"pl.Out has no effect on parameter {parameter.name!r} of an inline function; write pl.Tensor",
+                DeprecationWarning,
+                parameter.span.file,
+                parameter.span.line,
+            )
+
+
+def run_kernel(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
+    """Read a kernel's body as its kind wants it, and give what it returns."""
+    kernel = frame.kernel
+    receiver = receiver_of(kernel)
+    if receiver is not None:
+        frame.names[receiver] = Binding(Constant(kernel.program))
+    if kernel.is_region:
+        function = frame.source.function
+        t.region(kernel.__name__, function, lambda: _run_function(t, frame, run_body))
+    else:
+        _run_function(t, frame, run_body)
+    result = frame.names.pop(RESULT, None)
+    return Nothing() if result is None else result.value
+
+
+def _run_function(t: Tracer, frame: Frame, run_body: RunBody) -> None:
+    """Read a function's body up to its return: once, or once per block of an Spmd function."""
     frame.depth = len(t.inside)
-    run_body(t, frame.source.function.body)
-
-
-def returned(frame: Frame) -> Named:
-    """What a function gave back."""
-    found = frame.names.pop(RESULT, None)
-    return Nothing() if found is None else found.value
+    statements = frame.source.function.body
+    if frame.kernel.kind == "spmd":
+        blocks = statements[:-1] if isinstance(statements[-1], ast.Return) else statements
+        bounds = (Const(0, INDEX), Const(frame.kernel.blocks, INDEX), Const(1, INDEX))
+        node, name = frame.source.function, frame.kernel.__name__
+        run_loop(t, Loop(node, "spmd", blocks, bounds, name=name), run_body)
+        statements = statements[len(blocks) :]
+    run_body(t, statements)
 
 
 def return_statement(t: Tracer, node: ast.Return, run_body: RunBody) -> None:
@@ -103,6 +145,8 @@ def return_statement(t: Tracer, node: ast.Return, run_body: RunBody) -> None:
         ast.copy_location(pasted, value)
         ast.copy_location(pasted.targets[0], value)
         run_body(t, [pasted])
+    if RESULT in t.frame.names:
+        check_result(t, t.frame, t.frame.names[RESULT].value)
     t.frame.returned = True
 
 
@@ -120,7 +164,7 @@ def _bind(
             t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
         named[keyword.arg] = keyword.value
     try:
-        return dict(inspect.signature(kernel.function).bind(*positional, **named).arguments)
+        return dict(kernel.signature.bind(*positional, **named).arguments)
     except TypeError as reason:
         t.fail(
             InvalidOperationError,

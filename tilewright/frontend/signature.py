@@ -7,12 +7,12 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from tilewright.dtypes import TASK_ID, DType
-from tilewright.errors import KernelError, ParserTypeError
-from tilewright.frontend.source import Source, enclosing_reader, source_of
+from tilewright.errors import ParserTypeError
+from tilewright.frontend.annotations import evaluate_annotation
+from tilewright.frontend.source import Source, source_of
 from tilewright.ir.nodes import Direction
 from tilewright.language.kernel import Kernel
 from tilewright.language.types import (
@@ -23,6 +23,7 @@ from tilewright.language.types import (
     ScalarAnnotation,
     Tensor,
     TensorAnnotation,
+    Tile,
 )
 from tilewright.span import Span
 
@@ -64,11 +65,17 @@ def signature_of(kernel: Kernel) -> tuple[Parameter, ...]:
                 source.span(odd),
                 help="give every parameter a name and an annotation",
             )
-    defaults = inspect.signature(kernel.function).parameters
+    defaults = kernel.signature.parameters
     return tuple(
         _parameter(kernel, source, node, defaults[node.arg].default)
         for node in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        if node.arg in defaults
     )
+
+
+def receiver_of(kernel: Kernel) -> str | None:
+    """What a method calls the program it belongs to: `self`. None for a plain function."""
+    return None if kernel.program is None else kernel.function.__code__.co_varnames[0]
 
 
 def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> Parameter:
@@ -83,7 +90,7 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
     direction: Direction = "in"
     if isinstance(annotation, DirectedAnnotation):
         direction, annotation = annotation.direction, annotation.tensor
-    if annotation is Tensor:
+    if annotation in (Tensor, Tile):
         annotation = TensorAnnotation(None, None)
     if annotation == TASK_ID:
         annotation = ScalarAnnotation(TASK_ID)
@@ -145,51 +152,13 @@ def _extents(
 def _evaluate(kernel: Kernel, source: Source, node: ast.arg) -> Any:
     """The annotation's value now; Python's, from the definition, when a name is out of reach."""
     assert node.annotation is not None
-    code = compile(_expression(source, node.arg), source.file, "eval")
+    what = f"parameter {node.arg!r}"
     try:
-        return eval(code, kernel.function.__globals__, _Closure(kernel))
+        return evaluate_annotation(kernel, source, node.annotation, what, node)
     except NameError as reason:
         found = kernel.function.__annotations__.get(node.arg)
         if found is None or isinstance(found, str):
             raise ParserTypeError(
-                f"parameter {node.arg!r}: the annotation cannot be evaluated: {reason}",
-                source.span(node),
+                f"{what}: the annotation cannot be evaluated: {reason}", source.span(node)
             ) from None
         return found
-    except KernelError as error:
-        raise type(error)(
-            f"parameter {node.arg!r}: {error.message}", source.span(node), error.notes, error.help
-        ) from None
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as reason:
-        raise ParserTypeError(
-            f"parameter {node.arg!r}: the annotation cannot be evaluated:"
-            f" {type(reason).__name__}: {reason}",
-            source.span(node),
-        ) from None
-
-
-@cache
-def _expression(source: Source, name: str) -> ast.Expression:
-    arguments = source.function.args
-    for node in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
-        if node.arg == name and node.annotation is not None:
-            text = node.annotation
-            if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                return ast.parse(text.value, mode="eval")
-            return ast.Expression(text)
-    raise KeyError(name)
-
-
-class _Closure(dict[str, Any]):
-    """The names a kernel closes over, as locals of an annotation."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__()
-        self.kernel = kernel
-
-    def __missing__(self, name: str) -> Any:
-        if name in self.kernel.function.__code__.co_freevars:
-            read = enclosing_reader(self.kernel.function, name)
-            if read is not None:
-                return read()
-        return self.kernel.around[name]

@@ -15,6 +15,7 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
+from tilewright.frontend.annotations import check_assignment
 from tilewright.frontend.branches import if_statement
 from tilewright.frontend.calls import LOOP_WORDS, callee
 from tilewright.frontend.expressions import evaluate
@@ -42,7 +43,6 @@ from tilewright.frontend.values import (
 from tilewright.frontend.windows import as_source, write_window
 from tilewright.language.kernel import Kernel
 from tilewright.language.operator import operator_of
-from tilewright.language.types import DirectedAnnotation, TensorAnnotation
 
 SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
@@ -100,7 +100,7 @@ def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) ->
     count = 0
     with t.builder.block():
         for node in statements[start:]:
-            if not isinstance(node, SIMPLE) or (count and _calls_a_name(node)):
+            if not isinstance(node, SIMPLE) or (count and _calls_a_kernel(t, node)):
                 break
             here = t.snapshot()
             try:
@@ -124,12 +124,17 @@ def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) ->
     return max(count, 1)
 
 
-def _calls_a_name(node: ast.stmt) -> bool:
-    """Whether a statement looks like a call of another kernel, which has regions of its own."""
+def _calls_a_kernel(t: Tracer, node: ast.stmt) -> bool:
+    """Whether a statement calls another kernel, which has regions of its own."""
     value = getattr(node, "value", None)
     if not isinstance(value, ast.Call):
         return False
-    return isinstance(value.func, ast.Name) or getattr(value.func, "attr", "") == "submit"
+    if getattr(value.func, "attr", "") == "submit":
+        return True
+    try:
+        return isinstance(callee(t, value, evaluate), Kernel)
+    except KernelError:
+        return False
 
 
 def statement(t: Tracer, node: ast.stmt) -> None:
@@ -154,7 +159,7 @@ def statement(t: Tracer, node: ast.stmt) -> None:
                 )
             case ast.AnnAssign(value=ast.expr() as value):
                 assign(t, node.target, value)
-                _check_annotation(t, node)
+                check_assignment(t, node)
             case ast.Expr():
                 expression_statement(t, node)
             case ast.For():
@@ -360,36 +365,3 @@ def _yield(t: Tracer, target: ast.expr | None, node: ast.expr) -> None:
         t.bind(name.id, value, name)
     t.frame.yielded = values
     t.frame.yielded_names = tuple(name.id for name in names if isinstance(name, ast.Name))
-
-
-def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
-    """`x: pl.Tensor[[16, 32], pl.FP32] = …` is checked where it names a shape or a dtype."""
-    if not isinstance(node.target, ast.Name):
-        return
-    value = t.frame.names[node.target.id].value
-    function = t.frame.kernel.function
-    local = {
-        name: b.value.value for name, b in t.frame.names.items() if isinstance(b.value, Constant)
-    }
-    try:
-        code = compile(ast.Expression(node.annotation), t.frame.source.file, "eval")
-        annotation = eval(code, function.__globals__, local)
-    except (NameError, TypeError, AttributeError) as reason:
-        t.fail(ParserTypeError, f"the annotation cannot be evaluated: {reason}", node.annotation)
-    if isinstance(annotation, DirectedAnnotation):
-        annotation = annotation.tensor
-    if not isinstance(annotation, TensorAnnotation) or not isinstance(value, (Tensor, Block)):
-        return
-    shape = annotation.shape
-    if shape is not None and all(isinstance(n, int) for n in shape) and tuple(shape) != value.shape:
-        t.fail(
-            ParserTypeError,
-            f"{node.target.id} is annotated {list(shape)}, found {describe(value)}",
-            node,
-        )
-    if annotation.dtype is not None and annotation.dtype != value.dtype:
-        t.fail(
-            ParserTypeError,
-            f"{node.target.id} is annotated {annotation.dtype}, found {describe(value)}",
-            node,
-        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tilewright.dtypes import INDEX, DType
 from tilewright.errors import ParserTypeError
-from tilewright.frontend.inlining import returned, run_function
+from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
@@ -101,8 +101,7 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
         p.value.name for p in params if isinstance(p.value.type, ScalarType)
     )
     t.builder.span = t.span(source.function)
-    run_function(t, frame, run_body)
-    results = _results(t, returned(frame))
+    results = _results(t, run_kernel(t, frame, run_body))
     ops, fresh = _fresh_results(t, list(t.builder.ops), results)
     names = tuple(tensor.root for tensor in results)
     with t.builder.block() as last:

@@ -13,6 +13,7 @@ from tilewright.dtypes import FP32, INDEX
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
+    NotConstantError,
     ParserTypeError,
     UndefinedVariableError,
 )
@@ -89,6 +90,7 @@ class Tracer:
         self.written: set[str] = set()  # roots of the tensors stored to
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
+        self.warned: set[Span] = set()  # what a warning was given for
         self.symbols = Symbols()
         self.hint = "v"
         self.node: ast.AST = frame.source.function
@@ -241,7 +243,7 @@ class Tracer:
             for parameter in self.parameters_in(value.operand):
                 raise NeedsConstant(parameter)
         self.fail(
-            ParserTypeError,
+            NotConstantError,
             f"{what} must be known when the kernel is compiled, got {describe(value)}",
             node,
             help,

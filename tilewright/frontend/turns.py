@@ -30,7 +30,7 @@ class Loop:
     lanes:    the turns are the lanes of one core.
     """
 
-    node: ast.For | ast.While | ast.With
+    node: ast.For | ast.While | ast.With | ast.FunctionDef
     kind: str
     body: Sequence[ast.stmt]
     bounds: Bounds | None = None
@@ -61,6 +61,8 @@ class Loop:
                 return self.node.test
             case ast.With():
                 return self.node.items[0].context_expr
+            case ast.FunctionDef():  # whose every turn is a block
+                return self.node
 
 
 @dataclass(frozen=True, slots=True)

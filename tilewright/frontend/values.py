@@ -12,6 +12,8 @@ from tilewright.dtypes import BOOL, FP32, INDEX, DType
 from tilewright.ir.nodes import Const, Operand, Value
 from tilewright.ir.ops.table import dims
 from tilewright.ir.types import TensorType, TileType
+from tilewright.language.kernel import Kernel
+from tilewright.language.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,10 @@ def describe(value: Named) -> str:
     match value:
         case Constant(value=v) if is_number(v) or isinstance(v, (str, DType)) or v is None:
             return f"the constant {v!r}"
+        case Constant(value=Program(__name__=name)):
+            return f"the program {name}"
+        case Constant(value=Kernel(__name__=name)):
+            return f"the kernel {name}"
         case Constant(value=v):
             return f"the Python {type(v).__name__} {getattr(v, '__name__', repr(v))}"
         case Items():

@@ -69,16 +69,37 @@ class Launch:
                 guard.poison(poison)
             if spec.role == "in-out":
                 self.arguments[spec.name].copy_(self.snapshot[spec.name])
-        args = [self.arguments[spec.name] for spec in self.specs]
+        args = [self.arguments[spec.name] for spec in given_to(self.fn, self.specs)]
         call = self.fn.run if self.options else self.fn
         started = time.perf_counter()
-        call(*args, **self.options)
+        result = call(*args, **self.options)
         seconds = time.perf_counter() - started
+        self._keep(result, self.specs[len(args) :])
         for name, guard in self.guards.items():
             trespass = guard.trespass(poison)
             if trespass:
                 self.found.append(f"'{name}': {trespass}")
         return seconds
+
+    def _keep(self, result: Any, specs: Sequence[Spec]) -> None:
+        """Copy what a call in return style gave to the outputs that it stands for."""
+        if not specs:
+            return
+        results = result if isinstance(result, tuple) else (result,)
+        wanted = [f"{spec.name} {list(self.arguments[spec.name].shape)}" for spec in specs]
+        if len(results) != len(specs) or not all(isinstance(r, Tensor) for r in results):
+            raise ValueError(
+                f"the kernel takes {len(self.specs) - len(specs)} arguments and returns "
+                f"{len(results) if result is not None else 'nothing'}, wanted {', '.join(wanted)}"
+            )
+        for spec, found in zip(specs, results, strict=True):
+            target = self.arguments[spec.name]
+            if found.shape != target.shape or found.dtype != target.dtype:
+                raise ValueError(
+                    f"the kernel returns {list(found.shape)} {found.dtype} for {spec.name!r}, "
+                    f"wanted {list(target.shape)} {target.dtype}"
+                )
+            target.copy_(found)
 
     def _compare_bits(self) -> None:
         """Another poison, the same result: nothing was left unwritten, nothing depends on luck."""
@@ -90,6 +111,16 @@ class Launch:
                     f"'{name}': {changed} bytes differ between two runs; "
                     "an element is never written, or the kernel is not deterministic"
                 )
+
+
+def given_to(fn: Any, specs: Sequence[Spec]) -> list[Spec]:
+    """The specs that are arguments; in return style the outputs that the kernel has no parameters for come last."""
+    signature = getattr(fn, "signature", None)
+    if signature is None:
+        return list(specs)
+    count = min(len(signature.parameters), len(specs))
+    results = all(isinstance(s, TensorSpec) and s.role == "output" for s in specs[count:])
+    return list(specs[:count] if results else specs)
 
 
 def bytes_of(tensor: Tensor) -> Tensor:

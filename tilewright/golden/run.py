@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tilewright import knobs
 from tilewright.golden import replay
-from tilewright.golden.launch import Launch, outputs_of
+from tilewright.golden.launch import Launch, given_to, outputs_of
 from tilewright.golden.policies import Case
 from tilewright.golden.report import OutputReport
 from tilewright.golden.result import RunResult
@@ -77,6 +77,8 @@ def run_jit(
     repeats: int = 0,
 ) -> RunResult:
     """Run the `@pl.jit` kernel `fn` on tensors made from `specs` and judge its outputs.
+
+    Specs stand in the order of the parameters; in return style those of the results follow.
 
     golden_fn(values) fills the outputs among `values` in place; golden_data is a folder of an
     earlier run and wins over it. compare_fn maps an output to a comparator or a policy; others are
@@ -213,7 +215,7 @@ def _compile(fn: Any, specs: Sequence[Spec], backend: str | None) -> float:
         s.to_python()
         if isinstance(s, ScalarSpec)
         else torch.empty(tuple(s.shape), dtype=s.dtype, device="meta")
-        for s in specs
+        for s in given_to(fn, specs)
     ]
     started = time.perf_counter()
     if backend is None:

@@ -63,7 +63,7 @@ from tilewright.language.elementwise import (
     sqrt,
     sub,
 )
-from tilewright.language.kernel import Kernel, jit
+from tilewright.language.kernel import Kernel, inline, jit
 from tilewright.language.loops import (
     Level,
     ScopeMode,
@@ -120,6 +120,7 @@ from tilewright.language.memory import (
     store,
     write,
 )
+from tilewright.language.program import FunctionType, Program, function, program
 from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_min, row_sum
 from tilewright.language.shape import concat, dim, gather, reshape, scatter, transpose
 from tilewright.language.types import (
@@ -127,6 +128,7 @@ from tilewright.language.types import (
     AtomicType,
     InOut,
     MemorySpace,
+    MemRef,
     Out,
     PadValue,
     Scalar,
@@ -135,6 +137,8 @@ from tilewright.language.types import (
     Tile,
     dynamic,
 )
+
+Mem = MemorySpace
 
 __all__ = [
     "BF16",
@@ -153,12 +157,16 @@ __all__ = [
     "UINT64",
     "Array",
     "AtomicType",
+    "FunctionType",
     "InOut",
     "Kernel",
     "Level",
+    "Mem",
+    "MemRef",
     "MemorySpace",
     "Out",
     "PadValue",
+    "Program",
     "Scalar",
     "ScopeMode",
     "SplitMode",
@@ -206,12 +214,14 @@ __all__ = [
     "expands",
     "fillpad",
     "full",
+    "function",
     "gather",
     "gather_row",
     "gemv",
     "gemv_acc",
     "gemv_bias",
     "incore",
+    "inline",
     "jit",
     "load",
     "log",
@@ -230,6 +240,7 @@ __all__ = [
     "parallel",
     "pipeline",
     "prefetch",
+    "program",
     "range",
     "read",
     "recip",

@@ -4,7 +4,6 @@ Compiling and running are `tilewright.jit`'s.
 """
 
 from __future__ import annotations
-import __future__
 
 import inspect
 import linecache
@@ -15,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from tilewright.errors import KernelError, UnsupportedFeatureError
 
-KernelKind = Literal["entry", "inline", "incore", "opaque"]
+KernelKind = Literal["entry", "inline", "incore", "opaque", "spmd"]
 
 
 class Launcher(Protocol):
@@ -36,6 +35,8 @@ class Launcher(Protocol):
         self, kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
     ) -> Any: ...
 
+    def check(self, program: Any) -> None: ...
+
 
 _launchers: list[Launcher] = []
 
@@ -53,12 +54,21 @@ def _launcher() -> Launcher:
     return _launchers[0]
 
 
+def check_program(program: Any) -> None:
+    """Report the mistakes of a `@pl.program` class where it is defined."""
+    _launcher().check(program)
+
+
 class Kernel:
     """A function written in the language, and what kind of function it is.
 
-    kind: 'entry' is called from Python; 'inline', 'opaque' and 'incore' from other kernels
-    ('incore'
-    bodies are one region). Raises UnsupportedFeatureError when the source cannot be read.
+    kind:      'entry' is called from Python; 'inline', 'opaque', 'incore' and 'spmd' from kernels.
+    is_region: the body is one region, as that of every 'incore' kernel.
+    blocks:    on how many blocks an 'spmd' kernel runs its body.
+    around:    names of the enclosing function that only annotations mention.
+    binding:   annotations hold whatever the knob says.
+    program:   the `@pl.program` whose method this is; its first parameter is `self`.
+    Raises UnsupportedFeatureError when the source cannot be read.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class Kernel:
         kind: KernelKind,
         check_annotations: bool = True,
         around: Mapping[str, Any] | None = None,
+        program: Any = None,
     ) -> None:
         if not isinstance(function, FunctionType):
             raise UnsupportedFeatureError(
@@ -76,7 +87,10 @@ class Kernel:
         self.function = function
         self.kind = kind
         self.check_annotations = check_annotations
-        self.around = around or {}  # for annotations that Python left as text
+        self.is_region, self.blocks = kind == "incore", 1
+        self.around = around or {}
+        self.binding = False
+        self.program = program
         self.specializations: dict[Any, Any] = {}
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -95,8 +109,16 @@ class Kernel:
 
     @property
     def signature(self) -> inspect.Signature:
-        """The Python signature, by which arguments are bound."""
-        return inspect.signature(self.function)
+        """The Python signature, by which arguments are bound; without the `self` of a method."""
+        full = inspect.signature(self.function)
+        if self.program is None:
+            return full
+        return full.replace(parameters=list(full.parameters.values())[1:])
+
+    @property
+    def title(self) -> str:
+        """What a message calls the kernel."""
+        return f"@pl.jit function {self.__name__!r}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compile for these arguments if need be, and run. `config=` is accepted and ignored."""
@@ -153,18 +175,19 @@ class Decorator:
         def decorate(decorated: Callable[..., Any]) -> Kernel:
             return Kernel(decorated, self.kind, check_annotations, around)
 
-        around = _locals_for_annotations(sys._getframe(1))
+        around = names_around(sys._getframe(1))
         return decorate if function is None else decorate(function)
 
 
-def _locals_for_annotations(frame: FrameType) -> Mapping[str, Any]:
-    """The names around a definition whose annotations Python does not evaluate.
+def names_around(frame: FrameType) -> Mapping[str, Any]:
+    """The names of an enclosing function, as they are at a definition.
 
-    Under `from __future__ import annotations` a name that occurs in annotations only is not closed over,
-    so it must be looked at while the enclosing function runs.
+    Annotations may mention names that the function does not close over, and Python does not keep those. Tensors
+    are no part of an annotation, so they are not held.
     """
-    postponed = frame.f_code.co_flags & __future__.annotations.compiler_flag
-    return dict(frame.f_locals) if postponed and frame.f_locals is not frame.f_globals else {}
+    if frame.f_locals is frame.f_globals:
+        return {}
+    return {n: v for n, v in frame.f_locals.items() if not hasattr(type(v), "data_ptr")}
 
 
 class Jit(Decorator):
@@ -176,3 +199,4 @@ class Jit(Decorator):
 
 
 jit = Jit("entry")
+inline = jit.inline

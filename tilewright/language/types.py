@@ -27,10 +27,14 @@ def dynamic(name: str) -> Dynamic:
 
 @dataclass(frozen=True, slots=True)
 class TensorAnnotation:
-    """`pl.Tensor[[d0, d1], dtype]`; None where nothing is said."""
+    """`pl.Tensor[[d0, d1], dtype]`; None where nothing is said.
+
+    `is_tile` marks pl.Tile: data, not memory.
+    """
 
     shape: tuple[Any, ...] | None
     dtype: DType | None
+    is_tile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,10 @@ class DirectedAnnotation:
 class Tensor:
     """`pl.Tensor[[rows, columns], pl.FP32]`, a tensor in memory.
 
-    Bare, shape and dtype are the argument's.
+    Bare, shape and dtype are the argument's. A pl.TensorLayout may follow; it has no effect.
     """
+
+    placements: tuple[type, ...] = ()
 
     def __class_getitem__(cls, item: Any) -> TensorAnnotation:
         parts = item if isinstance(item, tuple) else (item,)
@@ -74,11 +80,21 @@ class Tensor:
             raise ParserTypeError(
                 f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}"
             )
-        return TensorAnnotation(tuple(parts[0]), dtype)
+        for place in parts[2:]:
+            if not isinstance(place, cls.placements):
+                wanted = " or ".join(f"a pl.{kind.__name__}" for kind in cls.placements)
+                raise ParserTypeError(
+                    f"pl.{cls.__name__}[…] takes {wanted} after the dtype, got {place!r}",
+                    help="leave it out: it has no effect on values",
+                )
+        return TensorAnnotation(tuple(parts[0]), dtype, cls is Tile)
 
 
 class Tile(Tensor):
-    """`pl.Tile[[rows, columns], pl.FP32]`, for annotating a block of data in a body."""
+    """`pl.Tile[[rows, columns], pl.FP32]`, a block of data.
+
+    A pl.MemorySpace or pl.MemRef may follow; it has no effect.
+    """
 
 
 def _directed(direction: Literal["out", "inout"], item: Any) -> DirectedAnnotation:
@@ -158,12 +174,23 @@ class MemorySpace(Enum):
     DDR = "DDR"
 
 
+class MemRef:
+    """`pl.MemRef(space, address, size, id)`: where a block would lie on a device; no effect on values."""
+
+    def __init__(self, *place: Any) -> None:
+        self.place = place
+
+
 class TensorLayout(Enum):
     """Layout hint of create_tensor; no effect on values."""
 
     ND = "ND"
     DN = "DN"
     NZ = "NZ"
+
+
+Tensor.placements = (TensorLayout,)
+Tile.placements = (MemorySpace, MemRef)
 
 
 class MaskPattern(Enum):

@@ -39,7 +39,7 @@ from tilewright.frontend.windows import (
     write_window,
 )
 from tilewright.ir.nodes import Const, Operand, Value
-from tilewright.language.types import AtomicType, PadValue
+from tilewright.language.types import AtomicType, MemorySpace, PadValue
 
 ATOMIC_DTYPES = (FP32, FP16, INT32, INT16, INT8)
 
@@ -65,9 +65,24 @@ def create_tensor(t: Tracer, call: Call) -> Named:
     return Tensor(tensor, tensor.name, fresh=True)
 
 
+def check_place(t: Tracer, call: Call) -> None:
+    """A block lies in one of a core's own memories; which one changes no value."""
+    place = call.values.get("target_memory", Constant(MemorySpace.Vec))
+    space = place.value if isinstance(place, Constant) else None
+    if not isinstance(space, MemorySpace) or space is MemorySpace.DDR:
+        found = describe(place) if not isinstance(space, MemorySpace) else f"{space}"
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: target_memory must be a memory of a core, got {found}",
+            call.at("target_memory"),
+            help="pl.MemorySpace.Vec, Mat, Left, Right, Acc or Bias; pl.store writes to a tensor",
+        )
+
+
 @handles("create_tile", "create_l1")
 def create_block(t: Tracer, call: Call) -> Named:
     """A block of zeros."""
+    check_place(t, call)
     shape, dtype = (
         t.shape(call["shape"], call.at("shape"), "the shape"),
         dtype_argument(t, call, "dtype"),
@@ -165,6 +180,7 @@ def _valid(t: Tracer, call: Call, parameter: str, rank: int) -> tuple[Operand, .
 def load(t: Tracer, call: Call) -> Named:
     """A window of memory as a block."""
     t.need_region()
+    check_place(t, call)
     base = data(t, call, "t")
     rank = len(base.shape)
     offsets = t.indices(call["offsets"], call.at("offsets"), "the offsets", rank)
@@ -184,6 +200,7 @@ def load(t: Tracer, call: Call) -> Named:
 @handles("tile.extract")
 def extract(t: Tracer, call: Call) -> Named:
     """A window of a 2-D block."""
+    check_place(t, call)
     base = block(t, call, "tile")
     shape = t.shape(call["shape"], call.at("shape"), "the shape of a window")
     offsets = tuple(t.index(call[p], call.at(p), p) for p in ("row", "col"))
@@ -244,6 +261,7 @@ def _atomic(t: Tracer, call: Call, target: Tensor | Block) -> str | None:
 @handles("move")
 def move(t: Tracer, call: Call) -> Named:
     """The block itself; a tensor is loaded."""
+    check_place(t, call)
     return block(t, call, "x")
 
 

@@ -1,0 +1,12 @@
+"""Memory spaces are names of the language."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    with pl.at(level=pl.Level.CORE_GROUP):
+        z = pl.load(x, [0, 0], [16, 32], target_memory="Vec")

@@ -1,0 +1,14 @@
+"""Without an entry there is nothing to call."""
+
+import tilewright.language as pl
+
+
+@pl.program
+class Program:
+    @pl.function(type=pl.FunctionType.Opaque)
+    def ping(self, x: pl.Tensor[[16, 32], pl.FP32]):
+        self.pong(x)
+
+    @pl.function(type=pl.FunctionType.Opaque)
+    def pong(self, x: pl.Tensor[[16, 32], pl.FP32]):
+        self.ping(x)
