@@ -350,3 +350,79 @@ def test_weights_of_a_program_are_bound():
         y.zero_()
         bound(x=x, y=y)
         assert torch.equal(y, x @ w)
+
+
+# Two results, one with a run-time scalar in it
+
+
+@pl.program
+class SplitSigns:
+    ROWS = 8
+
+    @pl.function(type=pl.FunctionType.Opaque)
+    def split(
+        self, x: pl.Tensor[[ROWS, 16], pl.FP32], limit: pl.Scalar[pl.FP32]
+    ) -> tuple[pl.Tensor[[ROWS, 16], pl.FP32], pl.Tensor[[ROWS, 1], pl.FP32]]:
+        clipped = pl.create_tensor([8, 16], dtype=pl.FP32)
+        sums = pl.create_tensor([8, 1], dtype=pl.FP32)
+        with pl.at(level=pl.Level.CORE_GROUP):
+            low = pl.minimum(x, limit)
+            clipped[:, :] = low
+            sums[:, :] = pl.row_sum(low)
+        return clipped, sums
+
+
+@BACKENDS
+def test_a_program_returns_a_tuple(backend):
+    x = torch.randint(-8, 9, (8, 16)).float()
+    for limit in (0.5, -2.0):
+        clipped, sums = SplitSigns.run(x, limit, backend=backend)
+        assert torch.equal(clipped, x.clamp(max=limit))
+        assert torch.equal(sums, x.clamp(max=limit).sum(1, keepdim=True))
+    assert len(SplitSigns.specializations["state"].entries) == 1, "a scalar needs one program"
+
+
+# Blocks of a launch
+
+
+def build_blocks(rows: int, blocks: int):
+    height = rows // blocks
+
+    @pl.program
+    class Blocks:
+        @pl.function(type=pl.FunctionType.InCore)
+        def one_block(
+            self,
+            x: pl.Tensor[[rows, 16], pl.FP32],
+            y: pl.Out[pl.Tensor[[rows, 16], pl.FP32]],
+        ) -> pl.Tensor[[rows, 16], pl.FP32]:
+            r0 = pl.tile.get_block_idx() * height
+            y = pl.store(pl.neg(pl.load(x, [r0, 0], [height, 16])), [r0, 0], y)
+            return y
+
+        @pl.function(type=pl.FunctionType.Spmd, attrs={"core_num": blocks})
+        def all_blocks(
+            self,
+            x: pl.Tensor[[rows, 16], pl.FP32],
+            y: pl.Out[pl.Tensor[[rows, 16], pl.FP32]],
+        ) -> pl.Tensor[[rows, 16], pl.FP32]:
+            y = self.one_block(x, y)
+            return y
+
+        @pl.function(type=pl.FunctionType.Orchestration)
+        def main(
+            self,
+            x: pl.Tensor[[rows, 16], pl.FP32],
+            y: pl.Out[pl.Tensor[[rows, 16], pl.FP32]],
+        ) -> pl.Tensor[[rows, 16], pl.FP32]:
+            y = self.all_blocks(x, y)
+            return y
+
+    return Blocks
+
+
+@BACKENDS
+def test_an_spmd_function_runs_its_body_on_every_block(backend):
+    x, y = torch.randn(64, 16), torch.zeros(64, 16)
+    build_blocks(64, 4).run(x, y, backend=backend)
+    assert torch.equal(y, -x)
