@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from tilewright.dtypes import UINT8
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
@@ -329,6 +330,9 @@ def _yield(t: Tracer, target: ast.expr | None, node: ast.expr) -> None:
     t.frame.yielded_names = tuple(name.id for name in names if isinstance(name, ast.Name))
 
 
+PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes (language.md 5.13)
+
+
 def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
     """`x: pl.Tensor[[16, 32], pl.FP32] = …` is checked where it names a shape or a dtype."""
     if not isinstance(node.target, ast.Name):
@@ -348,6 +352,10 @@ def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
     if not isinstance(annotation, TensorAnnotation) or not isinstance(value, (Tensor, Block)):
         return
     shape = annotation.shape
+    if isinstance(value, Block) and value.predicate and annotation.dtype == UINT8:
+        rows, columns = value.shape[:-1], value.shape[-1]
+        if shape is None or tuple(shape) == (*rows, PREDICATE_BYTES * -(-columns // 256)):
+            return  # packed bits, as a device has them
     if shape is not None and all(isinstance(n, int) for n in shape) and tuple(shape) != value.shape:
         t.fail(
             ParserTypeError,

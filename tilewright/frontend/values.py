@@ -5,7 +5,7 @@ token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewright.dtypes import BOOL, FP32, INDEX, DType
@@ -81,10 +81,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of data. `valid` is its valid extent per axis, None when all of it is."""
+    """A block of data. `valid` is its valid extent per axis, None when all of it is.
+
+    `predicate` marks what a comparison gave: an annotation may call it packed bits.
+    """
 
     value: Value
     valid: tuple[Operand, ...] | None = None
+    predicate: bool = field(default=False, compare=False)
 
     @property
     def type(self) -> TileType:
@@ -215,7 +219,7 @@ def renamed(value: Named, new: Callable[[Operand], Operand]) -> Named:
             valid = None if value.valid is None else tuple(map(new, value.valid))
             tile = new(value.value)
             assert isinstance(tile, Value)
-            return Block(tile, valid)
+            return replace(value, value=tile, valid=valid)
         case Tensor(overhang=Overhang() as hang):
             moved = replace(
                 hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid))

@@ -205,6 +205,16 @@ class Lanes:
                     out = b.fmul(x, y)
                 case "div":
                     out = b.fdiv(x, y)
+                case "rem":
+                    rest = b.frem(x, y)
+                    wrong = b.and_(
+                        b.fcmp_unordered("!=", rest, self.same(x, 0.0)),
+                        b.xor(
+                            b.fcmp_ordered("<", rest, self.same(x, 0.0)),
+                            b.fcmp_ordered("<", y, self.same(x, 0.0)),
+                        ),
+                    )
+                    out = b.select(wrong, b.fadd(rest, y), rest)
                 case _:
                     # llvm.maximum, llvm.minimum: NaN in, NaN out
                     out = self.call(name, x.type, x, y)
@@ -218,6 +228,12 @@ class Lanes:
                 return b.mul(x, y)
             case "div":
                 return self._divide(dtype, x, y)
+            case "rem":
+                return self._remainder(dtype, x, y)
+            case "and_" | "or_" | "xor":
+                return getattr(b, name)(x, y)
+            case "shl" | "shr":
+                return self._shift(name, dtype, x, y)
         sign = "s" if dtype.is_signed else "u"
         return self.call(f"{sign}{name[:3]}", x.type, x, y)
 
@@ -233,8 +249,32 @@ class Lanes:
         quotient = b.select(by_minus_one, b.sub(self.same(x, 0), x), b.sdiv(x, safe))
         return b.select(by_zero, self.same(x, 0), quotient)
 
+    def _remainder(self, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
+        """x - floor(x / y) * y; by zero gives 0."""
+        b, zero = self.b, self.same(y, 0)
+        trivial = b.icmp_signed("==", y, zero)
+        if not dtype.is_signed:
+            return b.select(trivial, zero, b.urem(x, b.select(trivial, self.same(y, 1), y)))
+        trivial = b.or_(trivial, b.icmp_signed("==", y, self.same(y, -1)))  # x rem -1 may trap
+        rest = b.srem(x, b.select(trivial, self.same(y, 1), y))
+        wrong = b.and_(b.icmp_signed("!=", rest, zero), b.icmp_signed("<", b.xor(rest, y), zero))
+        return b.select(trivial, zero, b.select(wrong, b.add(rest, y), rest))
+
+    def _shift(self, name: str, dtype: DType, x: ir.Value, count: ir.Value) -> ir.Value:
+        """Counts of the width and above, for which LLVM promises nothing, shift everything out."""
+        b = self.b
+        beyond = b.icmp_unsigned(">=", count, self.same(count, dtype.bits))
+        if name == "shr" and dtype.is_signed:
+            return b.ashr(x, b.select(beyond, self.same(count, dtype.bits - 1), count))
+        shifted = (b.shl if name == "shl" else b.lshr)(
+            x, b.select(beyond, self.same(count, 0), count)
+        )
+        return b.select(beyond, self.same(x, 0), shifted)
+
     def unary(self, name: str, dtype: DType, x: ir.Value) -> ir.Value:
         b = self.b
+        if name == "not_":
+            return b.xor(x, self.same(x, 1)) if dtype == BOOL else b.not_(x)
         if dtype == BOOL:
             return x  # -x, |x| and max(x, 0) are not 0 where x is not
         if not dtype.is_float:

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from tilewright.frontend.families import cast, elementwise, matmul, memory, reduce, shape
+from tilewright.frontend.families import (
+    cast,
+    elementwise,
+    gather,
+    matmul,
+    memory,
+    reduce,
+    shape,
+    sort,
+)
 from tilewright.frontend.operands import HANDLERS
 
-__all__ = ["HANDLERS", "cast", "elementwise", "matmul", "memory", "reduce", "shape"]
+__all__ = [
+    "HANDLERS",
+    "cast",
+    "elementwise",
+    "gather",
+    "matmul",
+    "memory",
+    "reduce",
+    "shape",
+    "sort",
+]

@@ -20,7 +20,10 @@ def _row(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 
 @operators(COL, "tile, *valid")
 def _col(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """[…, M, N] -> […, 1, N]. With no valid row: 0, -inf, +inf. NaN in, NaN out."""
+    """[…, M, N] -> […, 1, N]. With no valid row: 0, -inf, +inf. NaN in, NaN out.
+
+    FP16 sums add in FP16, row after row, or pair by pair with attrs['tree'] (language.md 5.7).
+    """
     a = tile(operands[0], "the operand")
     if len(a.shape) < 2:
         raise RuleBroken(f"a column reduction needs rank 2 or more, got {dims(a.shape)}")
