@@ -41,12 +41,23 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Overhang:
-    """A window kept as a description, because only its valid part exists in memory."""
+    """A window kept as a description, because perhaps not all of it exists in memory.
+
+    pad:   what a block loaded from it holds where it is not valid; it is valid throughout then.
+    zeros: what lies outside the tensor reads as 0 (the knob TILEWRIGHT_BOUNDS).
+    """
 
     offsets: tuple[Operand, ...]  # in the tensor
     shape: tuple[int, ...]  # per axis of the tensor
     valid: tuple[Operand, ...]  # per axis of the tensor
     drop: tuple[int, ...]
+    pad: int | float | None = None
+    zeros: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """True when all of it is valid: only its place may be outside the tensor."""
+        return self.valid == full_extents(self.shape) and self.pad is None
 
 
 @dataclass(frozen=True, slots=True)

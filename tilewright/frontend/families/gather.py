@@ -16,6 +16,7 @@ from tilewright.frontend.operands import (
 )
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Block, Constant, Items, Named, Tensor, describe
+from tilewright.frontend.windows import as_view
 from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.types import MaskPattern
@@ -161,13 +162,14 @@ def mscatter(t: Tracer, call: Call) -> Named:
     """Elements stored into a tensor by flat index."""
     target = data(t, call, "t")
     tile, index = block(t, call, "tile"), block(t, call, "index")
-    if not isinstance(target, Tensor) or target.overhang is not None:
+    if not isinstance(target, Tensor):
         t.fail(
             InvalidOperationError,
-            f"mscatter stores into a whole tensor in memory, got {describe(target)}",
+            f"mscatter stores into a tensor in memory, got {describe(target)}",
             call.at("t"),
             help="pl.scatter puts elements into a block",
         )
+    target = as_view(t, target, "the target of mscatter", call.at("t"))
     t.note_write(target)
     t.builder.op("mscatter", [target.value, tile.value, index.value, *tile.extents])
     return target

@@ -13,6 +13,7 @@ from tilewright.frontend.operands import (
 )
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Block, Constant, Named, Number, Tensor
+from tilewright.frontend.windows import as_view
 
 
 @handles("reshape")
@@ -24,13 +25,7 @@ def reshape(t: Tracer, call: Call) -> Named:
         t.need_region()
         return Block(t.emit("reshape", [x.value], shape=shape))
     if not t.in_region:
-        if x.overhang is not None:
-            t.fail(
-                InvalidOperationError,
-                "a partly valid window cannot be reshaped in orchestration",
-                call.node,
-                help="reshape the whole tensor first, then take the window",
-            )
+        x = as_view(t, x, "reshaped in orchestration", call.node)
         return Tensor(
             t.emit("reshape_view", [x.value], None if t.hint != "v" else "view", shape=shape),
             x.root,
@@ -54,13 +49,7 @@ def transpose(t: Tracer, call: Call) -> Named:
             InvalidOperationError, f"transpose swaps two different axes, got {i} twice", call.node
         )
     if isinstance(x, Tensor) and not t.in_region:
-        if x.overhang is not None:
-            t.fail(
-                InvalidOperationError,
-                "a partly valid window cannot be transposed in orchestration",
-                call.node,
-                help="transpose it inside the region",
-            )
+        x = as_view(t, x, "transposed in orchestration", call.node)
         return Tensor(
             t.emit(
                 "transpose_view", [x.value], None if t.hint != "v" else "view", axis1=i, axis2=j
