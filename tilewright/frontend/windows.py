@@ -8,7 +8,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tilewright.dtypes import INDEX
+from tilewright.dtypes import BOOL, INDEX
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.operands import clamp, load_whole, load_window, padded
 from tilewright.frontend.tracer import Tracer
@@ -70,11 +70,11 @@ def read_window(
         ]
         inside = [clamp(t, r, 0, w) for r, w in zip(room, shape, strict=True)]
         valid = tuple(inside if valid is None else map(t.min, valid, inside))
-        if isinstance(base, Tensor):
-            offsets = tuple(
-                t.scalar("s.min", o, Const(n, INDEX))
-                for o, n in zip(offsets, base.shape, strict=True)
-            )
+        offsets = tuple(
+            t.scalar("s.min", o, Const(n, INDEX)) for o, n in zip(offsets, base.shape, strict=True)
+        )
+        if isinstance(base, Block):
+            base = _with_room(t, base, shape, offsets)
     exists = valid if valid is not None else full_extents(shape)
     if valid is not None:
         check_valid(t, valid, shape, node)
@@ -90,6 +90,22 @@ def read_window(
     if window.is_whole and not window.zeros:
         return _view(t, base, window, hint)
     return replace(base, overhang=window, fresh=False)
+
+
+def _with_room(t: Tracer, base: Block, shape: Extents, offsets: Operands) -> Block:
+    """The block in a larger one, so that a window which overhangs it is inside; valid where it was."""
+
+    def room(n: int, w: int, o: Operand) -> int:
+        return max(n, o.value + w) if isinstance(o, Const) else n + w
+
+    larger = tuple(map(room, base.shape, shape, offsets))
+    if larger == base.shape:
+        return base
+    nothing = 0.0 if base.dtype.is_float else False if base.dtype == BOOL else 0
+    zeros = t.emit("full", [], shape=larger, dtype=base.dtype, value=nothing)
+    where = [Const(0, INDEX)] * len(larger)
+    operands = [zeros, base.value, *where, *base.extents]
+    return Block(t.emit("insert", operands, shape=base.shape), base.extents)
 
 
 def _view(t: Tracer, base: Tensor, window: Overhang, hint: str | None = None) -> Tensor:
