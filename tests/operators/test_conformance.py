@@ -53,7 +53,11 @@ def test_the_tables_of_casts():
     numbers = [*TO_INT32, *TO_BF16, 65519.0, 65520.0]
     x = torch.tensor([numbers])
     n = len(numbers)
-    blanks = torch.zeros(6, n, dtype=torch.int32), torch.zeros(4, n).bfloat16(), torch.zeros(1, n).half()
+    blanks = (
+        torch.zeros(6, n, dtype=torch.int32),
+        torch.zeros(4, n).bfloat16(),
+        torch.zeros(1, n).half(),
+    )
     _, i, b, h = agree(every_mode, x, *blanks)
     for column, wanted in enumerate(TO_INT32.values()):
         assert tuple(i[:, column].tolist()) == wanted, numbers[column]
@@ -75,13 +79,21 @@ def masks(x: pl.Tensor, half: pl.Out[pl.Tensor], quarter: pl.Out[pl.Tensor]):
 
 
 def test_mask_gathers_of_the_first_eight_numbers():
-    _, half, quarter = agree(masks, torch.arange(8.0)[None, :], torch.zeros(2, 4), torch.zeros(4, 2))
+    _, half, quarter = agree(
+        masks, torch.arange(8.0)[None, :], torch.zeros(2, 4), torch.zeros(4, 2)
+    )
     assert half.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert quarter.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 @pl.jit
-def valid_regions(x: pl.Tensor, s: pl.Out[pl.Tensor], f: pl.Out[pl.Tensor], y: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor]):
+def valid_regions(
+    x: pl.Tensor,
+    s: pl.Out[pl.Tensor],
+    f: pl.Out[pl.Tensor],
+    y: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         v = pl.slice(x, [2, 4], [0, 0], valid_shape=[1, 3])
         s[:, :] = pl.row_sum(v)
@@ -144,7 +156,9 @@ def test_a_carried_value(n: int, wanted: int):
 
 
 @pl.jit
-def two_runs(x: pl.Tensor, runs: pl.Out[pl.Tensor], merged: pl.Out[pl.Tensor], one: pl.Out[pl.Tensor]):
+def two_runs(
+    x: pl.Tensor, runs: pl.Out[pl.Tensor], merged: pl.Out[pl.Tensor], one: pl.Out[pl.Tensor]
+):
     with pl.at(level=CORE):
         s = pl.sort32(x, pl.arange(0, [1, 64], dtype=pl.UINT32))
         runs[:, :] = s

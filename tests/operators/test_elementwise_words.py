@@ -13,7 +13,14 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @pl.jit
-def bits(x: pl.Tensor, z: pl.Tensor, a: pl.Out[pl.Tensor], o: pl.Out[pl.Tensor], e: pl.Out[pl.Tensor], n: pl.Out[pl.Tensor]):
+def bits(
+    x: pl.Tensor,
+    z: pl.Tensor,
+    a: pl.Out[pl.Tensor],
+    o: pl.Out[pl.Tensor],
+    e: pl.Out[pl.Tensor],
+    n: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         a[:, :] = pl.and_(x, z)
         o[:, :] = pl.tile.or_(x, z)
@@ -33,7 +40,14 @@ def test_bits_are_those_of_torch(dtype: torch.dtype):
 
 
 @pl.jit
-def shifts(x: pl.Tensor, by: pl.Tensor, up: pl.Out[pl.Tensor], down: pl.Out[pl.Tensor], up3: pl.Out[pl.Tensor], down3: pl.Out[pl.Tensor]):
+def shifts(
+    x: pl.Tensor,
+    by: pl.Tensor,
+    up: pl.Out[pl.Tensor],
+    down: pl.Out[pl.Tensor],
+    up3: pl.Out[pl.Tensor],
+    down3: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         up[:, :] = pl.shl(x, by)
         down[:, :] = pl.shr(x, by)
@@ -53,7 +67,9 @@ def test_shifts_bring_in_zeros_and_signs_and_take_any_count(dtype: torch.dtype):
     signed = dtype != torch.uint8
     by = torch.randint(-2 if signed else 0, width + 3, (3, 70)).to(dtype)
     _, _, up, down, up3, down3 = agree(shifts, x, by, *[torch.zeros_like(x) for _ in range(4)])
-    for value, count, left, right in zip(*(t.flatten().tolist() for t in (x, by, up, down)), strict=True):
+    for value, count, left, right in zip(
+        *(t.flatten().tolist() for t in (x, by, up, down)), strict=True
+    ):
         beyond = not 0 <= count < width
         assert left == (0 if beyond else wrapped(value << count, dtype))
         assert right == value >> (width if beyond else count)
@@ -108,7 +124,14 @@ def test_a_remainder_has_the_sign_of_its_divisor(dtype: torch.dtype):
 
 
 @pl.jit
-def three(x: pl.Tensor, y: pl.Tensor, z: pl.Tensor, a: pl.Out[pl.Tensor], s: pl.Out[pl.Tensor], n: pl.Out[pl.Tensor]):
+def three(
+    x: pl.Tensor,
+    y: pl.Tensor,
+    z: pl.Tensor,
+    a: pl.Out[pl.Tensor],
+    s: pl.Out[pl.Tensor],
+    n: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         a[:, :] = pl.addc(x, y, z)
         s[:, :] = pl.subc(x, y, z)
@@ -130,8 +153,15 @@ PARTIAL = {"add": torch.add, "mul": torch.mul, "max": torch.maximum, "min": torc
 
 @pl.jit
 def partial(
-    x: pl.Tensor, z: pl.Tensor, m: pl.Scalar[pl.INT32], n: pl.Scalar[pl.INT32],
-    a: pl.Out[pl.Tensor], p: pl.Out[pl.Tensor], g: pl.Out[pl.Tensor], s: pl.Out[pl.Tensor], w: pl.Out[pl.Tensor],
+    x: pl.Tensor,
+    z: pl.Tensor,
+    m: pl.Scalar[pl.INT32],
+    n: pl.Scalar[pl.INT32],
+    a: pl.Out[pl.Tensor],
+    p: pl.Out[pl.Tensor],
+    g: pl.Out[pl.Tensor],
+    s: pl.Out[pl.Tensor],
+    w: pl.Out[pl.Tensor],
 ):
     with pl.at(level=CORE):
         left = pl.slice(x, [6, 40], [0, 0], valid_shape=[m, 40])
@@ -145,7 +175,9 @@ def partial(
 
 @pytest.mark.parametrize("counts", [(2, 5), (5, 2), (0, 3), (6, 6)])
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int32], ids=str)
-def test_partial_operands_take_part_where_they_are_valid(dtype: torch.dtype, counts: tuple[int, int]):
+def test_partial_operands_take_part_where_they_are_valid(
+    dtype: torch.dtype, counts: tuple[int, int]
+):
     x, z = (draw((6, 40), dtype, seed, plain=True) for seed in (1, 2))
     x[0, 0] = z[0, 0] = 0 * x[0, 0]
     if dtype.is_floating_point:
@@ -165,7 +197,13 @@ def test_partial_operands_take_part_where_they_are_valid(dtype: torch.dtype, cou
 
 
 @pl.jit
-def leaky(x: pl.Tensor, slopes: pl.Tensor, a: pl.Out[pl.Tensor], b: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor]):
+def leaky(
+    x: pl.Tensor,
+    slopes: pl.Tensor,
+    a: pl.Out[pl.Tensor],
+    b: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         a[:, :] = pl.lrelu(x, 0.25)
         b[:, :] = pl.prelu(x, slopes)
@@ -184,7 +222,9 @@ def test_leaky_units_scale_what_is_not_positive(dtype: torch.dtype):
 
 
 @pl.jit
-def selected(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor], w: pl.Out[pl.Tensor], m: pl.Out[pl.Tensor]):
+def selected(
+    x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor], w: pl.Out[pl.Tensor], m: pl.Out[pl.Tensor]
+):
     with pl.at(level=CORE):
         tmp = pl.create_tile([4, 32], dtype=pl.UINT8)
         larger: pl.Tile[[4, 64], pl.UINT8] = pl.tile.cmp(x, z, 4)

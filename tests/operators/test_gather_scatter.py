@@ -23,7 +23,14 @@ def indices(shape: tuple[int, ...], below: int, seed: int = 0) -> torch.Tensor:
 
 
 @pl.jit
-def gathered(x: pl.Tensor, by_row: pl.Tensor, by_column: pl.Tensor, r: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor], v: pl.Out[pl.Tensor]):
+def gathered(
+    x: pl.Tensor,
+    by_row: pl.Tensor,
+    by_column: pl.Tensor,
+    r: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+    v: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         r[:, :] = pl.gather(x, dim=-1, index=by_row)
         c[:, :] = pl.tensor.gather(x, dim=0, index=by_column)
@@ -47,7 +54,9 @@ def swapped_pairs(x: pl.Tensor, y: pl.Out[pl.Tensor]):
     """RoPE reads channel j ^ 1."""
     with pl.at(level=CORE):
         j = pl.xor(pl.arange(0, [1, 64], dtype=pl.INT32), 1)
-        y[:, :] = pl.gather(x, dim=-1, index=pl.expand_clone(j, pl.create_tensor([8, 64], pl.INT32)))
+        y[:, :] = pl.gather(
+            x, dim=-1, index=pl.expand_clone(j, pl.create_tensor([8, 64], pl.INT32))
+        )
 
 
 def test_neighbours_are_swapped_by_an_index_block():
@@ -70,7 +79,13 @@ def test_the_tile_gather_counts_through_the_flattened_block():
 
 
 @pl.jit
-def patterned(x: pl.Tensor, half: pl.Out[pl.Tensor], quarter: pl.Out[pl.Tensor], whole: pl.Out[pl.Tensor], bits: pl.Out[pl.Tensor]):
+def patterned(
+    x: pl.Tensor,
+    half: pl.Out[pl.Tensor],
+    quarter: pl.Out[pl.Tensor],
+    whole: pl.Out[pl.Tensor],
+    bits: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         half[:, :] = pl.tile.gather_mask(x, PATTERN.P1010)
         quarter[:, :] = pl.gather(x, mask_pattern=5)
@@ -89,7 +104,14 @@ def test_patterns_go_by_name_and_by_number():
 
 
 @pl.jit
-def matching(x: pl.Tensor, least: pl.Tensor, found: pl.Out[pl.Tensor], counts: pl.Out[pl.Tensor], first: pl.Out[pl.Tensor], few: pl.Out[pl.Tensor]):
+def matching(
+    x: pl.Tensor,
+    least: pl.Tensor,
+    found: pl.Out[pl.Tensor],
+    counts: pl.Out[pl.Tensor],
+    first: pl.Out[pl.Tensor],
+    few: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         where, many = pl.gather(x, kvalue=0.5, cmp_mode="ge", out_cols=50)
         found[:, :] = where
@@ -118,7 +140,9 @@ def test_a_compare_gather_lists_the_matching_columns():
 
 
 @pl.jit
-def matching_part(x: pl.Tensor, n: pl.Scalar[pl.INT32], found: pl.Out[pl.Tensor], counts: pl.Out[pl.Tensor]):
+def matching_part(
+    x: pl.Tensor, n: pl.Scalar[pl.INT32], found: pl.Out[pl.Tensor], counts: pl.Out[pl.Tensor]
+):
     with pl.at(level=CORE):
         part = pl.slice(x, [4, 20], [0, 0], valid_shape=[3, n])
         where, many = pl.gather(part, kvalue=1, cmp_mode="eq", out_cols=20, count_dtype=pl.UINT8)
@@ -207,7 +231,13 @@ def test_rows_of_a_paged_cache_are_replaced():
 
 
 @pl.jit
-def put(x: pl.Tensor, i: pl.Tensor, n: pl.Scalar[pl.INT32], y: pl.InOut[pl.Tensor], again: pl.Out[pl.Tensor]):
+def put(
+    x: pl.Tensor,
+    i: pl.Tensor,
+    n: pl.Scalar[pl.INT32],
+    y: pl.InOut[pl.Tensor],
+    again: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         part = pl.load(x, [0, 0], [3, 5], valid_shapes=[3, n])
         y = pl.mscatter(pl.mul(part, 2.0), pl.load(i, [0, 0], [3, 5]), y)

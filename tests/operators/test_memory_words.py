@@ -13,7 +13,14 @@ INF = float("inf")
 
 
 @pl.jit
-def counted(start: pl.Scalar[pl.INT32], a: pl.Out[pl.Tensor], b: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor], d: pl.Out[pl.Tensor], e: pl.Out[pl.Tensor]):
+def counted(
+    start: pl.Scalar[pl.INT32],
+    a: pl.Out[pl.Tensor],
+    b: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+    d: pl.Out[pl.Tensor],
+    e: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         a[:, :] = pl.arange(5, [1, 40])
         b[:, :] = pl.tensor.arange(-3, [1, 40], dtype=pl.INT16, descending=True)
@@ -26,7 +33,13 @@ def test_arange_counts_in_four_dtypes_and_wraps_in_theirs():
     kinds = (torch.int32, torch.int16, torch.int32, torch.int64, torch.int32)
     _, *got = [None, *agree(counted, 17, *[torch.zeros(1, 40, dtype=d) for d in kinds])]
     steps = torch.arange(40)[None, :]
-    wanted = (5 + steps, -3 - steps, (65530 + steps) % 2**16, (4294967290 + steps) % 2**32, 17 - steps)
+    wanted = (
+        5 + steps,
+        -3 - steps,
+        (65530 + steps) % 2**16,
+        (4294967290 + steps) % 2**32,
+        17 - steps,
+    )
     for kind, one, other in zip(kinds, got, wanted, strict=True):
         assert torch.equal(one, other.to(kind))
 
@@ -39,12 +52,16 @@ def fresh(y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor], i: pl.Out[pl.Tensor]):
         seven[1:2, :] = pl.full([1, 24], dtype=pl.FP32, value=2 * 3 + 0.5)
         block = pl.create_tensor([4, 24], dtype=pl.FP32, init_value=0.5)
         y[:, :] = pl.add(seven, block)
-        z[:, :] = pl.add(pl.create_l1([24, 4], dtype=pl.FP32, transpose=True), pl.tile.create([4, 24], pl.FP32))
+        z[:, :] = pl.add(
+            pl.create_l1([24, 4], dtype=pl.FP32, transpose=True), pl.tile.create([4, 24], pl.FP32)
+        )
         i[:, :] = whole
 
 
 def test_create_tensor_fills_with_its_initial_value():
-    y, z, i = agree(fresh, torch.zeros(4, 24), torch.ones(4, 24), torch.zeros(2, 24, dtype=torch.int32))
+    y, z, i = agree(
+        fresh, torch.zeros(4, 24), torch.ones(4, 24), torch.zeros(2, 24, dtype=torch.int32)
+    )
     wanted = torch.full((4, 24), 7.5)
     wanted[1] = 7.0
     assert torch.equal(y, wanted)
@@ -53,18 +70,32 @@ def test_create_tensor_fills_with_its_initial_value():
 
 
 @pl.jit
-def windows(x: pl.Tensor, n: pl.Scalar[pl.INT32], at: pl.Scalar[pl.INT32], a: pl.Out[pl.Tensor], b: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor], d: pl.Out[pl.Tensor], e: pl.Out[pl.Tensor], f: pl.Out[pl.Tensor]):
+def windows(
+    x: pl.Tensor,
+    n: pl.Scalar[pl.INT32],
+    at: pl.Scalar[pl.INT32],
+    a: pl.Out[pl.Tensor],
+    b: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+    d: pl.Out[pl.Tensor],
+    e: pl.Out[pl.Tensor],
+    f: pl.Out[pl.Tensor],
+):
     tail = pl.tensor.slice(x, [4, 16], [at, 0], clamp=True)
     padded = pl.tensor.slice(x, [4, 16], [2, 2], valid_shape=[n, 9], pad_value=pl.PadValue.max)
     with pl.at(level=CORE):
-        a[:, :] = pl.tensor.slice(x, [4, 16], [0, 0], valid_shape=[n, 16], pad_value=pl.PadValue.min)
+        a[:, :] = pl.tensor.slice(
+            x, [4, 16], [0, 0], valid_shape=[n, 16], pad_value=pl.PadValue.min
+        )
         b[:, :] = padded
         row = pl.slice(x, [1, 16], [3, 0], drop_dims=[0])
         c[:, :] = pl.row_expand_mul(pl.full([4, 16], pl.FP32, 2.0), pl.reshape(row[0:4], [4, 1]))
         d[:, :] = pl.mul(tail, 2.0)
         e[:, :] = pl.load(x, [at, 1], [4, 16], clamp=True)
         block = pl.add(pl.load(x, [0, 0], [4, 16], valid_shape=[n, 7]), 1.0)
-        f[:, :] = pl.slice(block, [4, 16], [0, 4], clamp=True)  # never valid where its source is not
+        f[:, :] = pl.slice(
+            block, [4, 16], [0, 4], clamp=True
+        )  # never valid where its source is not
 
 
 def test_slices_pad_drop_and_clamp():
@@ -100,7 +131,9 @@ def padded_integers(x: pl.Tensor, y: pl.Out[pl.Tensor]):
 math_inf = INF
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8], ids=str
+)
 def test_integers_pad_with_their_extremes(dtype: torch.dtype):
     x = draw((2, 8), dtype, 1)
     _, y = agree(padded_integers, x, torch.ones(6, 8, dtype=dtype))
@@ -112,7 +145,13 @@ def test_integers_pad_with_their_extremes(dtype: torch.dtype):
 
 
 @pl.jit
-def loads(x: pl.Tensor, n: pl.Scalar[pl.INT32], a: pl.Out[pl.Tensor], b: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor]):
+def loads(
+    x: pl.Tensor,
+    n: pl.Scalar[pl.INT32],
+    a: pl.Out[pl.Tensor],
+    b: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         a[:, :] = pl.load(x, [1, 2], [6, 8], target_memory=pl.MemorySpace.Mat, transpose=True)
         b[:, :] = pl.tile.load(x, [1, 2], [6, 8], [n, 3], transpose=True)
@@ -139,7 +178,9 @@ def stores(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.InOut[pl.Tensor]):
         z = pl.tensor.assemble(z, pl.load(z, [0, 0], [2, 8]), [2, 0], atomic=pl.AtomicType.Add)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32, torch.int16, torch.int8], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.int32, torch.int16, torch.int8], ids=str
+)
 def test_stores_take_the_targets_rank_and_add_atomically(dtype: torch.dtype):
     x, z = draw((1, 4, 8), dtype, 1, plain=True), draw((4, 8), dtype, 2, plain=True)
     _, y, got = agree(stores, x, torch.zeros(3, 4, 8, dtype=dtype), z)
@@ -151,7 +192,9 @@ def test_stores_take_the_targets_rank_and_add_atomically(dtype: torch.dtype):
 
 
 @pl.jit
-def rows_gathered(src: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor], t: pl.Out[pl.Tensor], p: pl.Out[pl.Tensor]):
+def rows_gathered(
+    src: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor], t: pl.Out[pl.Tensor], p: pl.Out[pl.Tensor]
+):
     with pl.at(level=CORE):
         acc = pl.create_l1([4, 16], dtype=pl.FP32)
         turned = pl.create_l1([16, 4], dtype=pl.FP32)
@@ -160,7 +203,9 @@ def rows_gathered(src: pl.Tensor, at: pl.Tensor, y: pl.Out[pl.Tensor], t: pl.Out
             row = pl.read(at, [i])
             acc = pl.gather_row(acc, src, [i, 0], [row, 0], [1, 16])
             turned = pl.tile.gather_row(turned, src, [0, i], [row, 0], [1, 16], transpose=True)
-            part = pl.tensor.gather_row(part, src, [i, 0], [row, 0], [1, 16], valid_shape=[1, i * 4])
+            part = pl.tensor.gather_row(
+                part, src, [i, 0], [row, 0], [1, 16], valid_shape=[1, i * 4]
+            )
         y[:, :] = acc
         t[:, :] = turned
         p[:, :] = part
@@ -180,7 +225,13 @@ def test_rows_are_gathered_one_by_one_also_turned_and_in_part():
 
 
 @pl.jit
-def clones(row: pl.Tensor, pages: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor], w: pl.Out[pl.Tensor]):
+def clones(
+    row: pl.Tensor,
+    pages: pl.Tensor,
+    y: pl.Out[pl.Tensor],
+    z: pl.Out[pl.Tensor],
+    w: pl.Out[pl.Tensor],
+):
     z = pl.expand_clone(pages, z)  # a tensor in memory: stored there
     with pl.at(level=CORE):
         y[:, :] = pl.expand_clone(row, pl.create_tensor([5, 16], dtype=pl.FP32))

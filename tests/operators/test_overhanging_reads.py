@@ -53,7 +53,9 @@ def test_without_the_knob_it_is_a_compile_time_error_again(monkeypatch: pytest.M
     args = torch.ones(8, 32), torch.ones(32, 20), torch.ones(8, 20), torch.ones(16, 32)
     with pytest.raises(InvalidOperationError, match="the window 0 : 16 on axis 0 is outside"):
         sixteen_of_eight.run(*args, backend="interpreter")
-    monkeypatch.setenv("TILEWRIGHT_BOUNDS", "zeros")  # the same kernel object: the knob is in its key
+    monkeypatch.setenv(
+        "TILEWRIGHT_BOUNDS", "zeros"
+    )  # the same kernel object: the knob is in its key
     for backend in BACKENDS:
         sixteen_of_eight.run(*args, backend=backend)
     monkeypatch.setenv("TILEWRIGHT_BOUNDS", "error")
@@ -68,7 +70,13 @@ def test_an_unknown_word_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 
 @pl.jit
-def anywhere(x: pl.Tensor, r: pl.Scalar[pl.INT32], c: pl.Scalar[pl.INT32], y: pl.Out[pl.Tensor], row: pl.Out[pl.Tensor]):
+def anywhere(
+    x: pl.Tensor,
+    r: pl.Scalar[pl.INT32],
+    c: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor],
+    row: pl.Out[pl.Tensor],
+):
     with pl.at(level=CORE):
         y[:, :] = pl.slice(x, [5, 20], [r, c])
         row[:, :] = pl.reshape(x[r, c : c + 20], [1, 20])
@@ -79,14 +87,30 @@ def anywhere(x: pl.Tensor, r: pl.Scalar[pl.INT32], c: pl.Scalar[pl.INT32], y: pl
 def test_a_window_may_lie_anywhere(dtype: torch.dtype):
     x = torch.randint(1, 100, (9, 33)).to(dtype)
     blanks = torch.full((5, 20), 7, dtype=dtype), torch.full((1, 20), 7, dtype=dtype)
-    for start in ((0, 0), (4, 13), (6, 20), (8, 32), (9, 0), (100, 100), (-2, 5), (-7, -3), (3, -50)):
+    for start in (
+        (0, 0),
+        (4, 13),
+        (6, 20),
+        (8, 32),
+        (9, 0),
+        (100, 100),
+        (-2, 5),
+        (-7, -3),
+        (3, -50),
+    ):
         *_, y, row = agree(anywhere, x, *start, *blanks)
         assert torch.equal(y, window(x, start, (5, 20))), start
         assert torch.equal(row, window(x, start, (1, 20))), start
 
 
 @pl.jit
-def through_views(x: pl.Tensor, r: pl.Scalar[pl.INT32], y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor], e: pl.Out[pl.Tensor]):
+def through_views(
+    x: pl.Tensor,
+    r: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor],
+    z: pl.Out[pl.Tensor],
+    e: pl.Out[pl.Tensor],
+):
     rows = pl.slice(x, [8, 16], [r, 0])
     right = rows[:, 8:16]
     first = pl.slice(rows, [1, 16], [0, 0], drop_dims=[0])
@@ -99,7 +123,9 @@ def through_views(x: pl.Tensor, r: pl.Scalar[pl.INT32], y: pl.Out[pl.Tensor], z:
 @pytest.mark.usefixtures("zeros")
 def test_views_are_looked_through_to_the_tensor_underneath():
     x = torch.randn(10, 16)
-    *_, y, z, e = agree(through_views, x, 6, torch.zeros(8, 8), torch.zeros(1, 16), torch.zeros(1, 1))
+    *_, y, z, e = agree(
+        through_views, x, 6, torch.zeros(8, 8), torch.zeros(1, 16), torch.zeros(1, 1)
+    )
     assert torch.equal(y, window(x, (6, 8), (8, 8)) + 1)
     assert torch.equal(z, x[6:7])
     assert e.item() == x[6, 3]

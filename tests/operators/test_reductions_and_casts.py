@@ -13,7 +13,9 @@ INF = float("inf")
 
 
 @pl.jit
-def column_sums(x: pl.Tensor, plain: pl.Out[pl.Tensor], tree: pl.Out[pl.Tensor], tile: pl.Out[pl.Tensor]):
+def column_sums(
+    x: pl.Tensor, plain: pl.Out[pl.Tensor], tree: pl.Out[pl.Tensor], tile: pl.Out[pl.Tensor]
+):
     rows, columns = x.shape
     with pl.at(level=CORE):
         tmp = pl.create_tile([rows, columns], dtype=pl.FP16)
@@ -65,7 +67,14 @@ def test_a_tree_of_the_valid_rows_only(n: int):
 
 
 @pl.jit
-def along(x: pl.Tensor, r: pl.Out[pl.Tensor], c: pl.Out[pl.Tensor], flat: pl.Out[pl.Tensor], low: pl.Out[pl.Tensor], tmp: pl.Out[pl.Tensor]):
+def along(
+    x: pl.Tensor,
+    r: pl.Out[pl.Tensor],
+    c: pl.Out[pl.Tensor],
+    flat: pl.Out[pl.Tensor],
+    low: pl.Out[pl.Tensor],
+    tmp: pl.Out[pl.Tensor],
+):
     rows, columns = x.shape
     with pl.at(level=CORE):
         r[:, :] = pl.tile.max(x, 1, True)
@@ -157,3 +166,73 @@ def test_every_pair_of_dtypes_casts_in_every_mode(source: torch.dtype, target: t
         assert all(torch.equal(row, wanted) for row in y)
     if {source, target} <= set(FLOATS):
         assert torch.allclose(y[1], x[0].to(target), 0, 0, equal_nan=True)
+
+
+FP8 = {torch.float8_e4m3fn: pl.FP8E4M3FN, torch.float8_e5m2: pl.FP8E5M2}
+
+
+@pytest.mark.parametrize("target", FP8, ids=str)
+@pytest.mark.parametrize("source", [*FLOATS, torch.int8, torch.int32, *FP8], ids=str)
+def test_fp8_is_cast_to_and_from_everything_in_every_mode(source: torch.dtype, target: torch.dtype):
+    if source == target:
+        pytest.skip("a cast to the same dtype is refused")
+    to = FP8[target]
+
+    @pl.jit
+    def all_modes(x: pl.Tensor, y: pl.Out[pl.Tensor], back: pl.Out[pl.Tensor]):
+        with pl.at(level=CORE):
+            y[0:1, :] = pl.cast(x, to, mode="none")
+            y[1:2, :] = pl.cast(x, to, mode="rint")
+            y[2:3, :] = pl.cast(x, to)
+            y[3:4, :] = pl.cast(x, to, mode="floor")
+            y[4:5, :] = pl.cast(x, to, mode="ceil")
+            y[5:6, :] = pl.cast(x, to, mode="trunc")
+            y[6:7, :] = pl.cast(x, to, mode="odd")
+            back[:, :] = pl.cast(y, pl.FP32)
+
+    plain = source if source not in FP8 else torch.float32
+    x = draw((1, 3000), plain, 12).to(source)
+    if source == torch.float32:  # ties, and numbers about both ends of the range
+        halves = torch.arange(-1500, 1500) / 16 * 2.0 ** torch.randint(-14, 4, (3000,))
+        x = torch.where(torch.arange(3000) % 2 == 0, halves, x)
+    _, y, back = agree(all_modes, x, torch.zeros(7, 3000).to(target), torch.zeros(7, 3000))
+    torch.testing.assert_close(back, y.float(), rtol=0, atol=0, equal_nan=True)
+    inside = x[0].double().abs() <= (448 if to == pl.FP8E4M3FN else 57344)
+    near = x[0].float().to(target).float()
+    assert torch.equal(back[1][inside], near[inside])
+    assert bool((back[3][inside] <= back[1][inside]).all())
+    assert bool((back[1][inside] <= back[4][inside]).all())
+    assert bool((back[5][inside].abs() <= x[0].float().abs()[inside]).all())
+    assert torch.equal(back[1].isnan(), x[0].float().isnan())
+    if to == pl.FP8E4M3FN:
+        largest = 448 if x.float().nan_to_num(0.0).abs().max() > 448 else 128
+        assert back.nan_to_num(0.0).abs().max() == largest  # no infinities: it stays there
+
+
+@pl.jit
+def every_code(
+    x: pl.Tensor,
+    wide: pl.Out[pl.Tensor],
+    half: pl.Out[pl.Tensor],
+    i: pl.Out[pl.Tensor],
+    moved: pl.Out[pl.Tensor],
+):
+    with pl.at(level=CORE):
+        wide[:, :] = pl.cast(x, pl.FP32)
+        half[:, :] = pl.cast(x, pl.BF16)
+        i[:, :] = pl.cast(x, pl.INT32, mode="rint")
+        turned = pl.reshape(pl.transpose(x, 0, 1), [1, 256])
+        moved[:, :] = pl.gather(turned, mask_pattern=1)
+
+
+@pytest.mark.parametrize("source", FP8, ids=str)
+def test_every_fp8_code_widens_exactly_and_moves_as_it_is(source: torch.dtype):
+    x = torch.arange(256, dtype=torch.uint8).view(source).view(2, 128)
+    blanks = torch.zeros(2, 128), torch.zeros(2, 128).bfloat16(), torch.zeros(2, 128).int()
+    _, wide, half, i, moved = agree(every_code, x, *blanks, torch.zeros(1, 128).to(source))
+    torch.testing.assert_close(wide, x.float(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(half, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    finite = x.float().isfinite()
+    assert torch.equal(i[finite], x.float().round().int()[finite])
+    bits = x.view(torch.uint8).T.reshape(1, 256)[:, 0::2]
+    assert torch.equal(moved.view(torch.uint8), bits)

@@ -15,7 +15,9 @@ CORE = pl.Level.CORE_GROUP
 def many_ties(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     """Few different numbers, so that most have an equal; both zeros, infinities and NaN among them."""
     generator = torch.Generator().manual_seed(seed)
-    pool = torch.tensor([-2.0, -0.0, 0.0, 1.5, 3.0, float("inf"), float("-inf"), float("nan"), 1e-7])
+    pool = torch.tensor(
+        [-2.0, -0.0, 0.0, 1.5, 3.0, float("inf"), float("-inf"), float("nan"), 1e-7]
+    )
     return pool[torch.randint(0, len(pool), shape, generator=generator)].to(dtype)
 
 
@@ -118,7 +120,9 @@ def test_a_trailing_incomplete_group_stays_as_it_is():
 
 
 @pl.jit
-def merged_lists(x: pl.Tensor, two: pl.Out[pl.Tensor], three: pl.Out[pl.Tensor], four: pl.Out[pl.Tensor]):
+def merged_lists(
+    x: pl.Tensor, two: pl.Out[pl.Tensor], three: pl.Out[pl.Tensor], four: pl.Out[pl.Tensor]
+):
     with pl.at(level=CORE):
         s = pl.sort32(x, pl.arange(0, [1, 160], dtype=pl.UINT32))
         a, b = s[:, 0:64], s[:, 64:128]
@@ -166,7 +170,9 @@ def test_an_index_that_looks_like_a_nan_keeps_its_bits():
 
 
 @pl.jit
-def topk(scores: pl.Tensor, values: pl.Out[pl.Tensor], places: pl.Out[pl.Tensor], n: pl.Scalar[pl.INT32]):
+def topk(
+    scores: pl.Tensor, values: pl.Out[pl.Tensor], places: pl.Out[pl.Tensor], n: pl.Scalar[pl.INT32]
+):
     """The largest 64 of the first n of 512, row by row."""
     for row in pl.parallel(scores.shape[0]):
         with pl.at(level=CORE):

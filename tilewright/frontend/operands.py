@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tilewright.dtypes import BOOL, FP32, INDEX, DType, promote
+from tilewright.dtypes import BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
@@ -128,6 +128,13 @@ def data(t: Tracer, call: Call, parameter: str) -> Tensor | Block:
 def dtype_argument(t: Tracer, call: Call, parameter: str) -> DType:
     value = call[parameter]
     if isinstance(value, Constant) and isinstance(value.value, DType):
+        if value.value in NAMED_ONLY:
+            t.fail(
+                ParserTypeError,
+                f"{call.name}: {value.value} is a name only, a CPU has nothing to hold it in",
+                call.at(parameter),
+                help="use pl.INT8, or pl.FP8E4M3FN",
+            )
         return value.value
     t.fail(
         ParserTypeError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tilewright.dtypes import FP8
 from tilewright.errors import index_outside
 from tilewright.interpreter.arrays import leading
 from tilewright.interpreter.meanings import Call, meaning
@@ -17,7 +18,11 @@ def gather(call: Call, a: Array, index: Array) -> Array:
     """Torch's gather; an index outside the axis gives an unspecified element."""
     axis = call["dim"]
     near = index.long().clamp(0, a.shape[axis] - 1)
-    return torch.where(near == index, torch.gather(a, axis, near), call.blank())
+    if call.dtype in FP8:  # Torch gathers their bytes
+        picked = torch.gather(a.view(torch.uint8), axis, near).view(a.dtype)
+    else:
+        picked = torch.gather(a, axis, near)
+    return torch.where(near == index, picked, call.blank())
 
 
 @meaning("find")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from tilewright.codegen.llvm import fp8
 from tilewright.codegen.llvm.types import (
     BFLOAT,
     F16,
@@ -21,7 +22,7 @@ from tilewright.codegen.llvm.types import (
     memory_type,
     splat,
 )
-from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT32, UINT8, DType
+from tilewright.dtypes import BF16, BOOL, FP8, FP16, FP32, INT32, UINT8, DType
 from tilewright.machine import Machine
 
 F64 = ir.DoubleType()
@@ -67,7 +68,9 @@ class Lanes:
     # 16-bit floats
 
     def widen(self, dtype: DType, x: ir.Value) -> ir.Value:
-        """BF16 and FP16 as FP32, exactly; other dtypes as they are."""
+        """Narrow floats as FP32, exactly; other dtypes as they are."""
+        if dtype in FP8:
+            return fp8.widen(self, dtype, x)
         if dtype == BF16:
             wide = self.b.zext(x, self.like(I32, x))
             return self.b.bitcast(self.b.shl(wide, self.same(wide, 16)), self.like(F32, x))
@@ -77,10 +80,12 @@ class Lanes:
 
     def narrow(self, dtype: DType, x: ir.Value, mode: str = "rint") -> ir.Value:
         """FP32 rounded to `dtype`; other dtypes as they are."""
+        if dtype in FP8:
+            return fp8.narrow(self, dtype, x, mode)
         if dtype == BF16:
             return self._to_bf16(x, mode)
         if dtype == FP16:
-            return self._to_narrower(x, F16, I16, mode)
+            return self.to_narrower(x, F16, I16, mode)
         return x
 
     def _to_bf16(self, x: ir.Value, mode: str) -> ir.Value:
@@ -149,7 +154,7 @@ class Lanes:
         )
         return b.trunc(b.select(is_nan, quiet, rounded), self.like(I16, x))
 
-    def _to_narrower(
+    def to_narrower(
         self, x: ir.Value, narrow: ir.Type, bits_type: ir.IntType, mode: str
     ) -> ir.Value:
         """A float in a narrower format: round to nearest even, then step by one unit where the mode differs."""
@@ -371,12 +376,12 @@ class Lanes:
         if source == INT32 and to == FP16:
             mode = "rint"  # language.md 5.8: whatever the author says
         nearest = mode in ("rint", "none")
-        # beyond 2^24 FP16 is infinite anyway
-        if source.bits <= 16 or to == FP16 or (to == FP32 and nearest):
+        # beyond 2^24 FP16 is infinite anyway, and FP8 at its end
+        if source.bits <= 16 or to == FP16 or to in FP8 or (to == FP32 and nearest):
             return self.narrow(to, convert(x, self.like(F32, x)), mode)
         once = "odd" if to == BF16 else mode
         return self.narrow(
-            to, self._to_narrower(self._int_to_double(source, x), F32, I32, once), mode
+            to, self.to_narrower(self._int_to_double(source, x), F32, I32, once), mode
         )
 
     def _int_to_double(self, source: DType, x: ir.Value) -> ir.Value:

@@ -6,7 +6,7 @@ siblings into the plain operator: a `[M, 1]` or `[1, N]` operand broadcasts.
 
 from __future__ import annotations
 
-from tilewright.dtypes import FP16, FP32, DType
+from tilewright.dtypes import FP8, FP32, DType
 from tilewright.ir.nodes import Operand
 from tilewright.ir.ops.table import (
     Attrs,
@@ -43,6 +43,12 @@ def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(out)
 
 
+def computable(a: TileType) -> None:
+    """FP8 is for storing, moving and casting."""
+    if a.dtype in FP8:
+        raise RuleBroken(f"arithmetic on a {a.dtype} block", help="pl.cast it to pl.FP32 first")
+
+
 @operators(ARITHMETIC, "tile, tile or scalar")
 def _binary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """a op b, broadcast. With 16-bit floats: computed in FP32, rounded once to nearest even.
@@ -50,6 +56,7 @@ def _binary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     Integers wrap; div truncates, rem has the sign of b, and both give 0 by a zero.
     """
     a = tile(operands[0], "the first operand")
+    computable(a)
     if isinstance(operands[1].type, ScalarType):
         s = scalar(operands[1], "the second operand")
         if s.dtype.is_float and not a.dtype.is_float:
@@ -91,6 +98,7 @@ def _not(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 def _unary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """op a. Full precision: rsqrt is 1 / sqrt, recip is 1 / x, both IEEE."""
     a = tile(operands[0], "the operand")
+    computable(a)
     return (a,)
 
 
@@ -188,5 +196,5 @@ def mask_pattern(name: str) -> tuple[int, int]:
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """The dtype that arithmetic on `dtype` happens in: 16-bit floats compute in FP32."""
-    return FP32 if dtype.is_float and dtype.bits == FP16.bits else dtype
+    """The dtype that arithmetic on `dtype` happens in: narrow floats compute in FP32."""
+    return FP32 if dtype.is_float and dtype.bits < FP32.bits else dtype
