@@ -42,7 +42,7 @@ def difference(
     if not wanted.is_floating_point():
         same = wanted == got
     else:
-        bits = {2: torch.int16, 4: torch.int32}[wanted.element_size()]
+        bits = {1: torch.int8, 2: torch.int16, 4: torch.int32}[wanted.element_size()]
         same = wanted.contiguous().view(bits) == got.contiguous().view(bits)
         same |= wanted.isnan() & got.isnan()
         if not signed_zeros:

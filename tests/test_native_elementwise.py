@@ -8,7 +8,7 @@ from both_ways import FLOATS, INTEGERS, Checks, draw, literal
 
 from tilewright.dtypes import FP32, INT8, INT32, INT64, UINT16, UINT32, UINT64
 from tilewright.ir.nodes import Const
-from tilewright.ir.ops.elementwise import BINARY, UNARY
+from tilewright.ir.ops.elementwise import ARITHMETIC, BINARY, INTEGER_ONLY, UNARY
 
 WIDTHS = (1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 100, 257)
 DTYPES = (*FLOATS, *INTEGERS)
@@ -27,7 +27,8 @@ def test_two_operands_of_every_form_give_the_interpreters_bits(dtype: torch.dtyp
     column, row, one = draw((3, 1), dtype, 3), draw((1, 37), dtype, 4), draw((1, 1), dtype, 5)
     vector = draw((37,), dtype, 6)
     x = checks.take(a)
-    for name in (*BINARY, *(f"cmp {kind}" for kind in ("eq", "ne", "lt", "le", "gt", "ge"))):
+    names = ARITHMETIC if dtype.is_floating_point else BINARY
+    for name in (*names, *(f"cmp {kind}" for kind in ("eq", "ne", "lt", "le", "gt", "ge"))):
         op, _, kind = name.partition(" ")
         attrs = {"kind": kind} if kind else {}
         for form, y in {
@@ -52,7 +53,9 @@ def test_one_operand_gives_the_interpreters_bits(dtype: torch.dtype):
     checks = Checks()
     array = draw((5, 67), dtype, 7)
     x = checks.take(array)
-    names = UNARY if dtype.is_floating_point else ("neg", "abs", "relu")
+    names = [name for name in UNARY if name not in INTEGER_ONLY]
+    if not dtype.is_floating_point:
+        names = ["neg", "abs", "relu", "not_"]
     for name in names:
         if dtype == torch.float32 or name not in ABOUT:
             checks.expect(checks.op(name, x), name, ulp=ABOUT.get(name, 0))
@@ -119,10 +122,11 @@ def test_sel_takes_the_first_where_the_mask_is_not_zero():
 def test_a_bool_stays_one_or_zero_through_arithmetic():
     checks = Checks()
     a, b = draw((4, 33), torch.bool, 1), draw((4, 33), torch.bool, 2)
-    for name in ("add", "sub", "mul", "maximum", "minimum"):
+    for name in ("add", "sub", "mul", "maximum", "minimum", "and_", "or_", "xor"):
         result = checks.op(name, checks.take(a), checks.take(b))
         checks.expect(checks.op("cast", result, to=INT32, mode="none"), name)
         checks.expect(result, f"{name} as BOOL")
+    checks.expect(checks.op("not_", checks.take(a)), "not_ as BOOL")
     checks.run()
 
 
@@ -137,7 +141,7 @@ def test_unsigned_words_that_live_inside_kernels_only():
             )
         else:
             x, y = (checks.op("cast", checks.take(v), to=dtype, mode="none") for v in (a, b))
-        for name in ("add", "sub", "mul", "div", "maximum", "minimum"):
+        for name in BINARY:
             result = checks.op(name, x, y)
             if dtype == UINT64:
                 result = checks.op("gather_mask", result, pattern="P1111", to=INT64)

@@ -243,6 +243,18 @@ def test_only_the_valid_part_of_a_window_is_stored():
     checks.run()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32], ids=str)
+def test_a_load_of_some_rows_and_of_any_rest_of_columns(dtype: torch.dtype):
+    """LLVM 22 dies over masked loads that are known to read two to eight lanes."""
+    checks = Checks()
+    some = checks.scalar(torch.tensor([3], dtype=torch.int32), 0)
+    for width in (2, 5, 8, 18, 24, 33, 40):
+        x = checks.take(draw((5, 66), dtype, width), valid=[some, index(width)])
+        padded = checks.op("fillpad", x, some, width, value=7)
+        checks.expect(padded, f"{width} columns")
+    checks.run()
+
+
 def test_one_element_can_be_read_and_replaced():
     checks = Checks()
     at = torch.tensor([2, 18], dtype=torch.int32)

@@ -54,6 +54,8 @@ class DType:
 FP32 = DType("FP32", 32, "float", "float32")
 FP16 = DType("FP16", 16, "float", "float16")
 BF16 = DType("BF16", 16, "float", "bfloat16")
+FP8E4M3FN = DType("FP8E4M3FN", 8, "float", "float8_e4m3fn")
+FP8E5M2 = DType("FP8E5M2", 8, "float", "float8_e5m2")
 INT8 = DType("INT8", 8, "int", "int8")
 INT16 = DType("INT16", 16, "int", "int16")
 INT32 = DType("INT32", 32, "int", "int32")
@@ -70,6 +72,8 @@ ALL = (
     FP32,
     FP16,
     BF16,
+    FP8E4M3FN,
+    FP8E5M2,
     INT8,
     INT16,
     INT32,
@@ -82,10 +86,20 @@ ALL = (
     INDEX,
     TASK_ID,
 )
+# Named by the language, so that a program which mentions them can be read; nothing can be done with them.
+HF8 = DType("HF8", 8, "float")
+FP4 = DType("FP4", 4, "float")
+HF4 = DType("HF4", 4, "float")
+INT4 = DType("INT4", 4, "int")
+UINT4 = DType("UINT4", 4, "uint")
+NAMED_ONLY = (HF8, FP4, HF4, INT4, UINT4)
+
+# Stored, moved and cast, but not computed with.
+FP8 = (FP8E4M3FN, FP8E5M2)
 BY_NAME = {dtype.name: dtype for dtype in ALL}
 
 # What a Torch argument may be made of (language.md 1.5); the wider unsigned types live inside kernels only.
-ARGUMENT_DTYPES = (FP32, FP16, BF16, INT8, INT16, INT32, INT64, UINT8, BOOL)
+ARGUMENT_DTYPES = (FP32, FP16, BF16, INT8, INT16, INT32, INT64, UINT8, BOOL, FP8E4M3FN, FP8E5M2)
 
 
 def promote(a: DType, b: DType) -> DType | None:

@@ -98,6 +98,15 @@ def outside(
     )
 
 
+def index_outside(subject: str, where: int, count: int, span: Span | None = None) -> BoundsError:
+    """The error for a flat index into a tensor of `count` elements; both back ends raise this one."""
+    return BoundsError(
+        f"write outside {subject.split('.')[0]}: it has {count} elements, wanted number {where}",
+        span,
+        help=f"flat indices count from 0 to {count - 1}",
+    )
+
+
 class CompilerBug(Exception):
     """The compiler broke its own rules. Nothing the author did; please report it with this text."""
 

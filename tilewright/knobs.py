@@ -13,6 +13,7 @@ from pathlib import Path
 from tilewright.errors import ArgumentValueError
 
 BACKENDS = ("native", "interpreter")
+BOUNDS_MODES = ("error", "zeros")
 
 # When this process loaded the package: code written later is not the code that runs.
 LOADED_AT = time.time()
@@ -55,6 +56,11 @@ CACHE = Knob("TILEWRIGHT_CACHE", "1", "Keep compiled code on disk between runs (
 CACHE_DIR = Knob(
     "TILEWRIGHT_CACHE_DIR", "", "Folder for compiled code; empty means the user's cache folder."
 )
+BOUNDS = Knob(
+    "TILEWRIGHT_BOUNDS",
+    "error",
+    "What reading a window past the end of its tensor does: error, or zeros for what is not there.",
+)
 # These three keep the names that existing scripts set.
 BENCH = Knob(
     "PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0)."
@@ -73,6 +79,7 @@ KNOBS = (
     ANNOTATIONS,
     CACHE,
     CACHE_DIR,
+    BOUNDS,
     BENCH,
     BENCH_ROUNDS,
     GOLDEN_THREADS,
@@ -86,6 +93,15 @@ def backend() -> str:
             f"{BACKEND.name} is {BACKEND.value!r}", help=f"set it to one of {', '.join(BACKENDS)}"
         )
     return BACKEND.value
+
+
+def zero_reads() -> bool:
+    """Whether a window that overhangs its tensor reads zeros there. ArgumentValueError for another word."""
+    if BOUNDS.value not in BOUNDS_MODES:
+        raise ArgumentValueError(
+            f"{BOUNDS.name} is {BOUNDS.value!r}", help=f"set it to {' or '.join(BOUNDS_MODES)}"
+        )
+    return BOUNDS.value == "zeros"
 
 
 def threads() -> int | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.codegen.llvm.abi import ARGUMENTS, LINE, PHASES, RECORD_WORDS, shared_bytes
 from tilewright.dtypes import BOOL
-from tilewright.errors import BoundsError, CompilerBug, KernelError, outside
+from tilewright.errors import BoundsError, CompilerBug, KernelError, index_outside, outside
 from tilewright.ir.nodes import Block, Const, Function, Op, Param
 from tilewright.ir.typed import shape_of, whole_number
 from tilewright.ir.types import PanelType, TensorType, TileType
@@ -168,6 +168,10 @@ class NativeProgram:
                             extent,
                             check.span,
                         )
+            case "mscatter":
+                return index_outside(
+                    check.attr("subject"), seen[0], check.attr("count"), check.span
+                )
             case "check_that":
                 return KernelError(check.attr("message"), check.span)
             case "for":

@@ -8,7 +8,7 @@ from functools import cache
 from types import GenericAlias, SimpleNamespace
 from typing import Any
 
-from tilewright.dtypes import INDEX, INT64, DType
+from tilewright.dtypes import INDEX, INT64, UINT8, DType
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.source import Source, enclosing_reader
 from tilewright.frontend.tracer import Frame, Tracer, to_number
@@ -172,6 +172,9 @@ def mismatch(annotation: Any, value: Named) -> str | None:
     return None
 
 
+PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes (language.md 5.13)
+
+
 def _tensor_mismatch(annotation: TensorAnnotation, value: Named) -> str | None:
     kind = "block" if annotation.is_tile else "tensor"
     text = f"a {'' if annotation.shape is None else _extents(annotation.shape) + ' '}"
@@ -180,6 +183,10 @@ def _tensor_mismatch(annotation: TensorAnnotation, value: Named) -> str | None:
         return text
     assert isinstance(value, (Tensor, Block))
     shape = annotation.shape
+    if isinstance(value, Block) and value.predicate and annotation.dtype == UINT8:
+        packed = (*value.shape[:-1], PREDICATE_BYTES * -(-value.shape[-1] // 256))
+        if shape is None or tuple(shape) == packed:
+            return None  # packed bits, as a device has them
     if shape is not None and (
         len(shape) != len(value.shape)
         or any(isinstance(w, int) and w != n for w, n in zip(shape, value.shape, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tilewright.dtypes import BOOL, FP32, INDEX, DType, promote
+from tilewright.dtypes import BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
@@ -15,12 +15,13 @@ from tilewright.frontend.values import (
     Constant,
     Named,
     Number,
+    Overhang,
     Tensor,
     describe,
     full_extents,
     with_valid,
 )
-from tilewright.ir.nodes import Const, Operand
+from tilewright.ir.nodes import Const, Operand, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +65,32 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 
 def load_whole(t: Tracer, tensor: Tensor, hint: str | None = None) -> Block:
     """A tensor in memory as a block, all of it."""
+    shape = tensor.type.shape
+    zeros = (Const(0, INDEX),) * len(shape)
+    whole = Overhang(zeros, shape, full_extents(shape), ())
+    return load_window(t, tensor.value, tensor.overhang or whole, hint)
+
+
+def load_window(t: Tracer, tensor: Value, window: Overhang, hint: str | None = None) -> Block:
+    """A window of a tensor in memory as a block."""
     t.need_region()
-    if tensor.overhang is not None:
-        hang = tensor.overhang
-        tile = t.emit(
-            "load",
-            [tensor.value, *hang.offsets, *hang.valid],
-            hint,
-            shape=hang.shape,
-            drop=hang.drop or None,
-        )
-        return with_valid(
-            tile, tuple(v for axis, v in enumerate(hang.valid) if axis not in hang.drop)
-        )
-    zeros = [Const(0, INDEX)] * len(tensor.shape)
-    return Block(
-        t.emit(
-            "load", [tensor.value, *zeros, *full_extents(tensor.shape)], hint, shape=tensor.shape
-        )
+    tile = t.emit(
+        "load",
+        [tensor, *window.offsets, *window.valid],
+        hint,
+        shape=window.shape,
+        drop=window.drop or None,
+        outside="zero" if window.zeros else None,
     )
+    kept = tuple(v for axis, v in enumerate(window.valid) if axis not in window.drop)
+    return padded(t, with_valid(tile, kept), window.pad)
+
+
+def padded(t: Tracer, x: Block, pad: int | float | None) -> Block:
+    """The block with `pad` where it is not valid; itself without one."""
+    if pad is None or x.valid is None:
+        return x
+    return Block(t.emit("fillpad", [x.value, *x.valid], value=pad))
 
 
 def block(t: Tracer, call: Call, parameter: str) -> Block:
@@ -120,6 +128,13 @@ def data(t: Tracer, call: Call, parameter: str) -> Tensor | Block:
 def dtype_argument(t: Tracer, call: Call, parameter: str) -> DType:
     value = call[parameter]
     if isinstance(value, Constant) and isinstance(value.value, DType):
+        if value.value in NAMED_ONLY:
+            t.fail(
+                ParserTypeError,
+                f"{call.name}: {value.value} is a name only, a CPU has nothing to hold it in",
+                call.at(parameter),
+                help="use pl.INT8, or pl.FP8E4M3FN",
+            )
         return value.value
     t.fail(
         ParserTypeError,

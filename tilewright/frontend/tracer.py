@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from tilewright import knobs
 from tilewright.dtypes import FP32, INDEX
 from tilewright.errors import (
     InvalidOperationError,
@@ -94,6 +95,9 @@ class Tracer:
         self.symbols = Symbols()
         self.hint = "v"
         self.node: ast.AST = frame.source.function
+        self.zero_reads = knobs.zero_reads()
+        setting = Consulted(knobs.BOUNDS.name, knobs.zero_reads, self.zero_reads)
+        self.consulted[knobs.BOUNDS.name] = setting
 
     # Spans and complaints
 

@@ -5,7 +5,7 @@ token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewright.dtypes import BOOL, FP32, INDEX, DType
@@ -43,12 +43,23 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Overhang:
-    """A window kept as a description, because only its valid part exists in memory."""
+    """A window kept as a description, because perhaps not all of it exists in memory.
+
+    pad:   what a block loaded from it holds where it is not valid; it is valid throughout then.
+    zeros: what lies outside the tensor reads as 0 (the knob TILEWRIGHT_BOUNDS).
+    """
 
     offsets: tuple[Operand, ...]  # in the tensor
     shape: tuple[int, ...]  # per axis of the tensor
     valid: tuple[Operand, ...]  # per axis of the tensor
     drop: tuple[int, ...]
+    pad: int | float | None = None
+    zeros: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """True when all of it is valid: only its place may be outside the tensor."""
+        return self.valid == full_extents(self.shape) and self.pad is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +94,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of data. `valid` is its valid extent per axis, None when all of it is."""
+    """A block of data. `valid` is its valid extent per axis, None when all of it is.
+
+    `predicate` marks what a comparison gave: an annotation may call it packed bits.
+    """
 
     value: Value
     valid: tuple[Operand, ...] | None = None
+    predicate: bool = field(default=False, compare=False)
 
     @property
     def type(self) -> TileType:
@@ -234,7 +249,7 @@ def renamed(value: Named, new: Callable[[Operand], Operand]) -> Named:
             valid = None if value.valid is None else tuple(map(new, value.valid))
             tile = new(value.value)
             assert isinstance(tile, Value)
-            return Block(tile, valid)
+            return replace(value, value=tile, valid=valid)
         case Tensor(overhang=Overhang() as hang):
             moved = replace(
                 hang, offsets=tuple(map(new, hang.offsets)), valid=tuple(map(new, hang.valid))

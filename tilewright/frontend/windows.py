@@ -8,9 +8,9 @@ import ast
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tilewright.dtypes import INDEX
+from tilewright.dtypes import BOOL, INDEX
 from tilewright.errors import InvalidOperationError, ParserTypeError
-from tilewright.frontend.operands import clamp, load_whole
+from tilewright.frontend.operands import clamp, load_whole, load_window, padded
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
@@ -21,7 +21,7 @@ from tilewright.frontend.values import (
     full_extents,
     with_valid,
 )
-from tilewright.ir.nodes import Const, Operand
+from tilewright.ir.nodes import Const, Operand, Value
 from tilewright.ir.ops.table import RuleBroken, dims, keep_axes
 
 Extents = tuple[int, ...]
@@ -38,6 +38,7 @@ def read_window(
     valid: Operands | None = None,
     drop: Extents = (),
     overhangs: bool = False,
+    pad: int | float | None = None,
     hint: str | None = None,
 ) -> Tensor | Block:
     """The window `shape` at `offsets` without the unit axes in `drop`: a view, a load or an
@@ -45,7 +46,8 @@ def read_window(
 
     valid: how much of it exists; with `overhangs` the window may reach past the end, where the
     valid
-    part stops (clamp=True).
+    part stops (clamp=True). pad: what a block holds where it is not valid; it is valid throughout
+    then.
     """
     if len(shape) != len(base.shape):
         t.fail(
@@ -68,34 +70,67 @@ def read_window(
         ]
         inside = [clamp(t, r, 0, w) for r, w in zip(room, shape, strict=True)]
         valid = tuple(inside if valid is None else map(t.min, valid, inside))
-        if isinstance(base, Tensor):
-            offsets = tuple(
-                t.scalar("s.min", o, Const(n, INDEX))
-                for o, n in zip(offsets, base.shape, strict=True)
-            )
+        offsets = tuple(
+            t.scalar("s.min", o, Const(n, INDEX)) for o, n in zip(offsets, base.shape, strict=True)
+        )
+        if isinstance(base, Block):
+            base = _with_room(t, base, shape, offsets)
     exists = valid if valid is not None else full_extents(shape)
     if valid is not None:
         check_valid(t, valid, shape, node)
-    check_bounds(t, base, offsets, exists, node)
+    if isinstance(base, Block) or not t.zero_reads:
+        check_bounds(t, base, offsets, exists, node)
     if isinstance(base, Block):
-        return _extract(t, base, shape, offsets, valid, drop, hint)
+        return padded(t, _extract(t, base, shape, offsets, valid, drop, hint), pad)
+    window = Overhang(offsets, shape, exists, drop, pad, t.zero_reads)
     if base.overhang is not None:
-        shape, offsets, valid, drop = _compose(t, base.overhang, shape, offsets, exists, drop)
-        base = replace(base, overhang=None)
-        exists = valid
-    if not t.in_region:
-        if valid is not None and valid != full_extents(shape):
-            return replace(base, overhang=Overhang(offsets, shape, valid, drop), fresh=False)
-        view = t.emit(
-            "window",
-            [base.value, *offsets],
-            hint or (t.hint if t.hint != "v" else "view"),
-            shape=shape,
-            drop=drop or None,
-        )
-        return Tensor(view, base.root)
-    tile = t.emit("load", [base.value, *offsets, *exists], hint, shape=shape, drop=drop or None)
-    return with_valid(tile, keep(exists, drop))
+        window = _compose(t, base.overhang, window)
+    if t.in_region:
+        return load_window(t, base.value, window, hint)
+    if window.is_whole and not window.zeros:
+        return _view(t, base, window, hint)
+    return replace(base, overhang=window, fresh=False)
+
+
+def _with_room(t: Tracer, base: Block, shape: Extents, offsets: Operands) -> Block:
+    """The block in a larger one, so that a window which overhangs it is inside; valid where it was."""
+
+    def room(n: int, w: int, o: Operand) -> int:
+        return max(n, o.value + w) if isinstance(o, Const) else n + w
+
+    larger = tuple(map(room, base.shape, shape, offsets))
+    if larger == base.shape:
+        return base
+    nothing = 0.0 if base.dtype.is_float else False if base.dtype == BOOL else 0
+    zeros = t.emit("full", [], shape=larger, dtype=base.dtype, value=nothing)
+    where = [Const(0, INDEX)] * len(larger)
+    operands = [zeros, base.value, *where, *base.extents]
+    return Block(t.emit("insert", operands, shape=base.shape), base.extents)
+
+
+def _view(t: Tracer, base: Tensor, window: Overhang, hint: str | None = None) -> Tensor:
+    view = t.emit(
+        "window",
+        [base.value, *window.offsets],
+        hint or (t.hint if t.hint != "v" else "view"),
+        shape=window.shape,
+        drop=window.drop or None,
+    )
+    return Tensor(view, base.root)
+
+
+def as_view(t: Tracer, tensor: Tensor, what: str, node: ast.AST) -> Tensor:
+    """The tensor as one that has a place in memory. InvalidOperationError for a partly valid window."""
+    if tensor.overhang is None:
+        return tensor
+    if tensor.overhang.is_whole:  # that it lies inside is checked, whatever reads past the end do
+        return _view(t, tensor, tensor.overhang)
+    t.fail(
+        InvalidOperationError,
+        f"a partly valid window cannot be {what}",
+        node,
+        help=f"let the whole tensor be {what}, then take the window",
+    )
 
 
 def keep(items: Sequence[Operand], drop: Sequence[int]) -> Operands:
@@ -174,26 +209,49 @@ def _extract(
     return with_valid(tile, None if inside is None else keep(inside, drop))
 
 
-def _compose(
-    t: Tracer, outer: Overhang, shape: Extents, offsets: Operands, exists: Operands, drop: Extents
-) -> tuple[Extents, Operands, Operands, Extents]:
-    """A window of an overhanging window, in the axes of the tensor underneath."""
-    full_shape, full_offsets, full_valid, full_drop = [], [], [], list(outer.drop)
-    inner = iter(range(len(shape)))
+def _compose(t: Tracer, outer: Overhang, inner: Overhang) -> Overhang:
+    """A window of a described window, in the axes of the tensor underneath."""
+    shape, offsets, valid, drop = [], [], [], list(outer.drop)
+    axes = iter(range(len(inner.shape)))
     for axis in range(len(outer.shape)):
         if axis in outer.drop:
-            full_shape.append(1)
-            full_offsets.append(outer.offsets[axis])
-            full_valid.append(outer.valid[axis])
+            shape.append(1)
+            offsets.append(outer.offsets[axis])
+            valid.append(outer.valid[axis])
             continue
-        i = next(inner)
-        full_shape.append(shape[i])
-        full_offsets.append(t.scalar("s.add", outer.offsets[axis], offsets[i]))
-        left = clamp(t, t.scalar("s.sub", outer.valid[axis], offsets[i]), 0, shape[i])
-        full_valid.append(t.min(exists[i], left))
-        if i in drop:
-            full_drop.append(axis)
-    return tuple(full_shape), tuple(full_offsets), tuple(full_valid), tuple(sorted(full_drop))
+        i = next(axes)
+        n = inner.shape[i]
+        shape.append(n)
+        offsets.append(t.scalar("s.add", outer.offsets[axis], inner.offsets[i]))
+        exists = inner.valid[i]
+        if not outer.zeros:
+            left = clamp(t, t.scalar("s.sub", outer.valid[axis], inner.offsets[i]), 0, n)
+            exists = t.min(exists, left)
+        valid.append(exists)
+        if i in inner.drop:
+            drop.append(axis)
+    pad = outer.pad if inner.pad is None else inner.pad
+    return Overhang(
+        tuple(offsets), tuple(shape), tuple(valid), tuple(sorted(drop)), pad, inner.zeros
+    )
+
+
+def element_place(
+    t: Tracer, tensor: Tensor, indices: Operands, node: ast.AST
+) -> tuple[Value, Operands]:
+    """The tensor in memory that holds an element, and where."""
+    if tensor.overhang is None:
+        return tensor.value, indices
+    if not tensor.overhang.is_whole:
+        t.fail(
+            InvalidOperationError,
+            "one element of a partly valid window",
+            node,
+            help="use the tensor that the window was taken from",
+        )
+    ones = (1,) * len(indices)
+    one = Overhang(indices, ones, full_extents(ones), ())
+    return tensor.value, _compose(t, tensor.overhang, one).offsets
 
 
 def as_source(t: Tracer, value: Named, node: ast.AST, what: str) -> Block:
@@ -238,7 +296,8 @@ def store_window(
     t.note_write(target)
     base = target.value
     if target.overhang is not None:
-        shape, offsets, exists, drop = _compose(t, target.overhang, shape, offsets, exists, drop)
+        window = _compose(t, target.overhang, Overhang(offsets, shape, exists, drop))
+        shape, offsets, exists, drop = window.shape, window.offsets, window.valid, window.drop
     try:
         t.builder.op(
             "store",

@@ -10,11 +10,29 @@ import math
 
 import torch
 
-from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT32, INT64, UINT64, DType
+from tilewright.dtypes import (
+    BF16,
+    BOOL,
+    FP8E4M3FN,
+    FP8E5M2,
+    FP16,
+    FP32,
+    INT32,
+    INT64,
+    UINT64,
+    DType,
+)
 from tilewright.interpreter.arrays import fp32, storage
 
 # Significand bits, smallest and largest exponent of a normal number.
-GRID = {FP32: (24, -126, 127), BF16: (8, -126, 127), FP16: (11, -14, 15)}
+GRID = {
+    FP32: (24, -126, 127),
+    BF16: (8, -126, 127),
+    FP16: (11, -14, 15),
+    FP8E4M3FN: (4, -6, 8),
+    FP8E5M2: (3, -14, 15),
+}
+E4M3FN_LARGEST = 448.0  # the next code is its NaN; it has no infinities
 TWO_63, TWO_64 = 2.0**63, 2.0**64
 
 
@@ -30,7 +48,7 @@ def cast_tile(x: torch.Tensor, source: DType, target: DType, mode: str) -> torch
         ):
             return x.to(storage(target))  # every value of the source is one of the target
         nearest = mode in ("rint", "none") or (mode == "odd" and target == BF16)
-        if source.is_float and nearest:
+        if source.is_float and nearest and target != FP8E4M3FN:
             return x.float().to(storage(target))
         return _narrow(x, source, target, mode)
     if source.is_float:
@@ -72,6 +90,8 @@ def round_to_grid(x: torch.Tensor, target: DType, mode: str) -> torch.Tensor:
     beyond = torch.where(_stops_at_limit(x, mode, target), limit, math.inf)
     out = torch.where(out > limit, beyond, out)
     out = torch.where(torch.isfinite(x), out, size)
+    if target == FP8E4M3FN:
+        out = torch.where(out > E4M3FN_LARGEST, E4M3FN_LARGEST, out)
     return torch.copysign(out, x)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from tilewright.dtypes import UINT64, DType
+from tilewright.dtypes import BOOL, UINT64, DType
 from tilewright.interpreter.arrays import compute_in, rounded, scalar_operand, storage, wrapped
 from tilewright.interpreter.casts import cast_tile
 from tilewright.interpreter.meanings import Call, meaning
@@ -61,6 +61,64 @@ def div(call: Call, a: Array, b: Array) -> Array:
     quotient = torch.div(x, torch.where(plain, y, 1), rounding_mode="trunc")
     quotient = torch.where(y == -1, -x, quotient)
     return wrapped(torch.where(y == 0, 0, quotient), call.dtype)
+
+
+@meaning("rem")
+def rem(call: Call, a: Array, b: Array) -> Array:
+    """x - floor(x / y) * y, with the sign of y; of integers by 0 it is 0."""
+    x, y = _operands(call, a, b)
+    x, y = torch.broadcast_tensors(x, y)
+    if call.dtype.is_float:
+        with np.errstate(all="ignore"):
+            rest = torch.from_numpy(np.fmod(x.double().numpy(), y.double().numpy())).float()
+        return rounded(
+            torch.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest), call.dtype
+        )
+    if call.dtype == UINT64:
+        return _unsigned(lambda p, q: np.where(q == 0, 0, p % np.where(q == 0, 1, q)), x, y)
+    plain = (y != 0) & (y != -1)  # INT64_MIN rem -1 traps on x86
+    rest = torch.remainder(x, torch.where(plain, y, 1))
+    return wrapped(torch.where(plain, rest, 0), call.dtype)
+
+
+# Bits
+
+
+def _bitwise(name: str, compute: Callable[[Array, Array], Array]) -> None:
+    @meaning(name)
+    def run(call: Call, a: Array, b: Array) -> Array:
+        return rounded(compute(*_operands(call, a, b)), call.dtype)
+
+
+_bitwise("and_", torch.bitwise_and)
+_bitwise("or_", torch.bitwise_or)
+_bitwise("xor", torch.bitwise_xor)
+
+
+@meaning("not_")
+def not_(call: Call, a: Array) -> Array:
+    return ~a if call.dtype == BOOL else wrapped(~compute_in(a, call.dtype), call.dtype)
+
+
+@meaning("shl")
+def shl(call: Call, a: Array, b: Array) -> Array:
+    """Zeros come in; a count of the width or more (or below 0) leaves nothing."""
+    x, y = _operands(call, a, b)
+    beyond = (y < 0) | (y >= call.dtype.bits)
+    return wrapped(torch.where(beyond, 0, x << torch.where(beyond, 0, y)), call.dtype)
+
+
+@meaning("shr")
+def shr(call: Call, a: Array, b: Array) -> Array:
+    """Signed numbers bring in their sign, unsigned ones zeros."""
+    x, y = torch.broadcast_tensors(*_operands(call, a, b))
+    beyond = (y < 0) | (y >= call.dtype.bits)
+    if call.dtype == UINT64:
+        count = torch.where(beyond, 0, y)
+        return torch.where(beyond, 0, _unsigned(lambda p, q: p >> q, x, count))
+    if call.dtype.is_signed:
+        return wrapped(x >> torch.where(beyond, call.dtype.bits - 1, y), call.dtype)
+    return wrapped(torch.where(beyond, 0, x >> torch.where(beyond, 0, y)), call.dtype)
 
 
 @meaning("maximum")

@@ -144,6 +144,8 @@ def load(call: Call, source: Memory, *numbers: int) -> torch.Tensor:
     offsets, valid = halves(numbers)
     shape = tuple(call["shape"])
     require_valid(shape, valid, call.op.span)
+    if call.get("outside") == "zero":
+        return _with_zeros(call, source, offsets, valid).reshape(call.type.shape)
     require_inside(call.subject(0), "read", source.exists, offsets, valid, call.op.span)
     if valid == shape:
         tile = source.part(offsets, valid).clone(memory_format=torch.contiguous_format)
@@ -151,6 +153,24 @@ def load(call: Call, source: Memory, *numbers: int) -> torch.Tensor:
         tile = call.blank(shape)
         leading(tile, valid).copy_(source.part(offsets, valid))
     return tile.reshape(call.type.shape)
+
+
+def _with_zeros(
+    call: Call, source: Memory, offsets: tuple[int, ...], valid: tuple[int, ...]
+) -> torch.Tensor:
+    """A window that may lie anywhere: 0 where it is valid and there is nothing."""
+    tile = call.blank(tuple(call["shape"]))
+    leading(tile, valid).zero_()
+    starts = [min(max(o, 0), n) for o, n in zip(offsets, source.exists, strict=True)]
+    ends = [
+        max(s, min(o + v, n))
+        for s, o, v, n in zip(starts, offsets, valid, source.exists, strict=True)
+    ]
+    counts = [e - s for s, e in zip(starts, ends, strict=True)]
+    if all(counts):
+        inside = tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, offsets, strict=True))
+        tile[inside] = source.part(starts, counts)
+    return tile
 
 
 @meaning("store")

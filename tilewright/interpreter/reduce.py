@@ -42,7 +42,8 @@ def row_min(call: Call, a: Array, *valid: int) -> Array:
 def col_sum(call: Call, a: Array, *valid: int) -> Array:
     """[…, M, N] -> […, 1, N]."""
     if call.dtype == FP16:
-        return _reduce(call, a, valid, -2, _sum_row_after_row)
+        order = _sum_pair_by_pair if call.get("tree") else _sum_row_after_row
+        return _reduce(call, a, valid, -2, order)
     return _reduce(call, a, valid, -2, lambda x, axis: _sum(x, axis, call.dtype))
 
 
@@ -80,6 +81,19 @@ def _sum_row_after_row(x: Array, axis: int) -> Array:
     for row in range(1, x.shape[axis]):
         total = (total.float() + x[..., row : row + 1, :].float()).half()
     return total
+
+
+def _sum_pair_by_pair(x: Array, axis: int) -> Array:
+    """Rows 2i and 2i + 1 become row i, an odd last row goes into row 0, until one is left."""
+    if x.shape[axis] == 0:
+        return x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
+    while x.shape[axis] > 1:
+        half = x.shape[axis] // 2
+        pairs = (x[..., : 2 * half : 2, :].float() + x[..., 1 : 2 * half : 2, :].float()).half()
+        if x.shape[axis] % 2:
+            pairs[..., :1, :] = (pairs[..., :1, :].float() + x[..., -1:, :].float()).half()
+        x = pairs
+    return x
 
 
 def _largest(x: Array, axis: int, dtype: DType) -> Array:

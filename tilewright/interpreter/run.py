@@ -10,7 +10,16 @@ import torch
 
 from tilewright.dtypes import BOOL
 from tilewright.errors import ArgumentError, CompilerBug, KernelError
-from tilewright.interpreter import elementwise, matmul, memory, reduce, scalar, shape
+from tilewright.interpreter import (
+    elementwise,
+    gather,
+    matmul,
+    memory,
+    reduce,
+    scalar,
+    shape,
+    sort,
+)
 from tilewright.interpreter.arrays import fp32, storage
 from tilewright.interpreter.meanings import MEANINGS, Call
 from tilewright.interpreter.memory import of_array
@@ -19,7 +28,8 @@ from tilewright.ir.ops.table import dims
 from tilewright.ir.printer import op_text
 from tilewright.ir.types import ScalarType, TensorType
 
-FAMILIES = (elementwise, matmul, memory, reduce, scalar, shape)  # importing them fills MEANINGS
+# importing them fills MEANINGS
+FAMILIES = (elementwise, gather, matmul, memory, reduce, scalar, shape, sort)
 
 Order = Literal["ascending", "reverse", "shuffled"]
 UNORDERED = ("parallel", "spmd")

@@ -72,14 +72,6 @@ def concat(call: Call, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cat((a, b), 1)
 
 
-@meaning("gather")
-def gather(call: Call, a: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Torch's gather; an index outside the axis gives an unspecified element."""
-    axis = call["dim"]
-    near = index.long().clamp(0, a.shape[axis] - 1)
-    return torch.where(near == index, torch.gather(a, axis, near), call.blank())
-
-
 @meaning("fillpad")
 def fillpad(call: Call, a: torch.Tensor, *valid: int) -> torch.Tensor:
     require_valid(a.shape, valid, call.op.span)

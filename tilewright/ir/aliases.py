@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from tilewright.ir.nodes import Block, Function, Op, Value
 from tilewright.ir.ops import lookup
 from tilewright.ir.typed import as_value
-from tilewright.ir.walk import Definition, definitions, free_values, ops_in, root_tensor, yielded
+from tilewright.ir.walk import (
+    Definition,
+    definitions,
+    free_values,
+    memory_of,
+    ops_in,
+    root_tensor,
+    yielded,
+)
 
 
 def loads_to_copy(fn: Function) -> set[Value]:
@@ -72,6 +80,5 @@ def written(op: Op, defined: Mapping[Value, Definition]) -> set[Value]:
     roots: set[Value] = set()
     for inner in ops_in(op):
         if lookup(inner.name).effect == "write":
-            target = inner.operands[1] if inner.name == "store" else inner.operands[0]
-            roots.add(root_tensor(as_value(target), defined))
+            roots.add(root_tensor(as_value(memory_of(inner)), defined))
     return roots

@@ -129,6 +129,11 @@ def names_in_use(function: Function) -> list[str]:
     return names + [value.name for value in defined_in(function)]
 
 
+def memory_of(op: Op) -> Operand:
+    """The tensor that an op with the effect "read" or "write" touches."""
+    return op.operands[1] if op.name == "store" else op.operands[0]
+
+
 def root_tensor(tensor: Value, defined: Mapping[Value, Definition]) -> Value:
     """The tensor whose memory this one names: a parameter, a `create`, or the result of an `if`.
 

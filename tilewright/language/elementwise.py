@@ -49,6 +49,80 @@ def minimum(lhs, rhs):
 
 
 @operator()
+def rem(lhs, rhs, tmp=None):
+    """lhs - floor(lhs / rhs) * rhs, with the sign of rhs; integers by 0 give 0.
+
+    lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar.
+    """
+
+
+@operator()
+def and_(lhs, rhs):
+    """The bits that both have. Integers or BOOL; lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+
+
+@operator()
+def or_(lhs, rhs):
+    """The bits that either has. Integers or BOOL; lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+
+
+@operator()
+def xor(lhs, rhs, tmp=None):
+    """The bits that just one has. Integers or BOOL; lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar."""
+
+
+@operator()
+def shl(lhs, rhs):
+    """lhs * 2^rhs on the bits of integers; by the width or more, and by less than 0, it is 0.
+
+    lhs [M,N]; rhs [M,N], [M,1], [1,N] or a scalar.
+    """
+
+
+@operator()
+def shr(lhs, rhs):
+    """Bits moved down: signed integers bring in their sign, unsigned ones 0.
+
+    By the width or more, and by less than 0, nothing else is left. lhs [M,N]; rhs as for shl.
+    """
+
+
+@operator()
+def not_(x):
+    """Every bit turned over, any shape. Integers or BOOL."""
+
+
+@operator()
+def addc(lhs, rhs, rhs2):
+    """lhs + rhs + rhs2, rounded once. lhs [M,N]; the others [M,N], [M,1], [1,N] or a scalar."""
+
+
+@operator()
+def subc(lhs, rhs, rhs2):
+    """lhs - rhs - rhs2, rounded once. lhs [M,N]; the others [M,N], [M,1], [1,N] or a scalar."""
+
+
+@operator()
+def part_add(lhs, rhs):
+    """lhs + rhs where both are valid, the valid one elsewhere. Both [M,N] -> [M,N], valid where either is."""
+
+
+@operator()
+def part_mul(lhs, rhs):
+    """lhs * rhs where both are valid, the valid one elsewhere. Both [M,N] -> [M,N], valid where either is."""
+
+
+@operator()
+def part_max(lhs, rhs):
+    """The larger where both are valid, the valid one elsewhere. Both [M,N] -> [M,N], valid where either is."""
+
+
+@operator()
+def part_min(lhs, rhs):
+    """The smaller where both are valid, the valid one elsewhere. Both [M,N] -> [M,N], valid where either is."""
+
+
+@operator()
 def neg(x):
     """-x, any shape."""
 
@@ -96,6 +170,16 @@ def cos(x):
 @operator()
 def relu(x):
     """max(x, 0), any shape."""
+
+
+@operator()
+def lrelu(x, slope):
+    """x where x > 0, else slope * x. Any shape; slope is a scalar."""
+
+
+@operator()
+def prelu(x, slope, tmp=None):
+    """x where x > 0, else slope * x. x [M,N]; slope [M,N], [M,1] or [1,N]."""
 
 
 @operator()
@@ -173,20 +257,21 @@ def expand_clone(src, target):
 
 @operator()
 def cmp(lhs, rhs, cmp_type):
-    """1 where the relation holds, else 0, in the promoted dtype.
+    """1 where the relation holds, else 0, in the promoted dtype; NaN compares false except `ne`.
 
-    cmp_type: 0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge.
+    cmp_type: 0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge, or the name. lhs [M,N]; rhs [M,N], [M,1], [1,N] or a
+    scalar. The result may be annotated as packed bits: pl.Tile[[M, 32], pl.UINT8].
     """
 
 
 @operator()
 def cmps(lhs, rhs, cmp_type):
-    """pl.cmp against a scalar."""
+    """pl.cmp against a scalar: 1 where the relation holds, else 0."""
 
 
 @operator()
 def sel(mask, lhs, rhs, tmp=None):
-    """lhs where mask is not 0, else rhs. All [M,N]."""
+    """lhs where mask is not 0, else rhs. All [M,N]; mask is what pl.cmp gives."""
 
 
 @operator()

@@ -44,6 +44,7 @@ def slice(t, shape, offset, valid_shape=None, drop_dims=None, pad_value=None, cl
 
     With valid_shape, the shape may reach past the end of t as long as the valid part does not; with
     clamp=True the valid part ends where t does. drop_dims lists axes of extent 1 to leave out.
+    pad_value fills the part that is not valid, as fillpad does.
     """
 
 

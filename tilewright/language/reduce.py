@@ -22,7 +22,10 @@ def row_min(x, tmp_tile=None):
 
 @operator()
 def col_sum(x, tmp_tile=None):
-    """Sum over the axis before the last. [M,N] -> [1,N]."""
+    """Sum over the axis before the last. [M,N] -> [1,N].
+
+    FP16 adds in FP16 and rounds every step: row after row, or with a tmp_tile as a tree.
+    """
 
 
 @operator()
@@ -36,15 +39,24 @@ def col_min(x, tmp_tile=None):
 
 
 @operator("tile.sum")
-def sum(x, axis, keepdim=True):
-    """Sum over an axis of a 2-D block: axis 1 as row_sum, axis 0 as col_sum."""
+def sum(tile, axis, keepdim=False):
+    """Sum over an axis of a 2-D block: axis 1 as row_sum, axis 0 as col_sum.
+
+    Without keepdim the axis goes away: [M,N] -> [M] or [N].
+    """
 
 
 @operator("tile.max")
-def max(x, axis, keepdim=True):
-    """Largest over an axis of a 2-D block: axis 1 as row_max, axis 0 as col_max."""
+def max(tile, axis, keepdim=False):
+    """Largest over an axis of a 2-D block: axis 1 as row_max, axis 0 as col_max.
+
+    Without keepdim the axis goes away: [M,N] -> [M] or [N].
+    """
 
 
 @operator("tile.min")
-def min(x, axis, keepdim=True):
-    """Smallest over an axis of a 2-D block: axis 1 as row_min, axis 0 as col_min."""
+def min(tile, axis, keepdim=False):
+    """Smallest over an axis of a 2-D block: axis 1 as row_min, axis 0 as col_min.
+
+    Without keepdim the axis goes away: [M,N] -> [M] or [N].
+    """

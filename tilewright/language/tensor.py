@@ -6,10 +6,14 @@ from tilewright.language.cast import cast
 from tilewright.language.elementwise import (
     abs,
     add,
+    addc,
+    and_,
     cmp,
+    cmps,
     col_expand,
     col_expand_add,
     col_expand_div,
+    col_expand_expdif,
     col_expand_mul,
     col_expand_sub,
     cos,
@@ -18,31 +22,65 @@ from tilewright.language.elementwise import (
     expand_clone,
     expands,
     log,
+    lrelu,
     maximum,
     minimum,
     mul,
     neg,
+    not_,
+    or_,
+    part_add,
+    part_max,
+    part_min,
+    part_mul,
+    prelu,
     recip,
+    relu,
+    rem,
     row_expand,
     row_expand_add,
     row_expand_div,
+    row_expand_expdif,
     row_expand_mul,
     row_expand_sub,
     rsqrt,
+    sel,
+    shl,
+    shr,
     sin,
     sqrt,
     sub,
+    subc,
+    xor,
 )
 from tilewright.language.elementwise import add as adds
+from tilewright.language.elementwise import and_ as ands
 from tilewright.language.elementwise import div as divs
+from tilewright.language.elementwise import maximum as maxs
+from tilewright.language.elementwise import minimum as mins
 from tilewright.language.elementwise import mul as muls
+from tilewright.language.elementwise import or_ as ors
+from tilewright.language.elementwise import rem as rems
+from tilewright.language.elementwise import shl as shls
+from tilewright.language.elementwise import shr as shrs
 from tilewright.language.elementwise import sub as subs
-from tilewright.language.matmul import matmul, matmul_acc
+from tilewright.language.elementwise import xor as xors
+from tilewright.language.gather import gather, mscatter, scatter, scatter_update
+from tilewright.language.matmul import (
+    batch_matmul,
+    gemv,
+    gemv_acc,
+    gemv_bias,
+    matmul,
+    matmul_acc,
+    matmul_bias,
+)
 from tilewright.language.memory import (
     arange,
     assemble,
     fillpad,
     full,
+    gather_row,
     read,
     set_validshape,
     slice,
@@ -51,14 +89,19 @@ from tilewright.language.memory import (
 from tilewright.language.memory import arange as ci
 from tilewright.language.memory import create_tensor as create
 from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_min, row_sum
-from tilewright.language.shape import concat, dim, gather, reshape, scatter, transpose
+from tilewright.language.shape import concat, dim, reshape, transpose
+from tilewright.language.sort import mrgsort, sort32
 
 __all__ = [
-    "abs", "add", "adds", "arange", "assemble", "cast", "ci", "cmp", "col_expand",
-    "col_expand_add", "col_expand_div", "col_expand_mul", "col_expand_sub", "col_max", "col_min",
-    "col_sum", "concat", "cos", "create", "dim", "div", "divs", "exp", "expand_clone", "expands",
-    "fillpad", "full", "gather", "log", "matmul", "matmul_acc", "maximum", "minimum", "mul",
-    "muls", "neg", "read", "recip", "reshape", "row_expand", "row_expand_add", "row_expand_div",
-    "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "scatter",
-    "set_validshape", "sin", "slice", "sqrt", "sub", "subs", "transpose", "write",
+    "abs", "add", "addc", "adds", "and_", "ands", "arange", "assemble", "batch_matmul", "cast",
+    "ci", "cmp", "cmps", "col_expand", "col_expand_add", "col_expand_div", "col_expand_expdif",
+    "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum", "concat", "cos", "create",
+    "dim", "div", "divs", "exp", "expand_clone", "expands", "fillpad", "full", "gather",
+    "gather_row", "gemv", "gemv_acc", "gemv_bias", "log", "lrelu", "matmul", "matmul_acc",
+    "matmul_bias", "maximum", "maxs", "minimum", "mins", "mrgsort", "mscatter", "mul", "muls",
+    "neg", "not_", "or_", "ors", "part_add", "part_max", "part_min", "part_mul", "prelu", "read",
+    "recip", "relu", "rem", "rems", "reshape", "row_expand", "row_expand_add", "row_expand_div",
+    "row_expand_expdif", "row_expand_mul", "row_expand_sub", "row_max", "row_min", "row_sum",
+    "rsqrt", "scatter", "scatter_update", "sel", "set_validshape", "shl", "shls", "shr", "shrs",
+    "sin", "slice", "sort32", "sqrt", "sub", "subc", "subs", "transpose", "write", "xor", "xors",
 ]  # fmt: skip

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tilewright.dtypes import DType
 from tilewright.ir.build import Builder, fold_scalar
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index, make_attrs
-from tilewright.ir.typed import as_value, scalar_type_of, shape_of, whole_number
+from tilewright.ir.typed import as_value, shape_of, whole_number
 from tilewright.ir.walk import Definition, definitions, names_in_use
 from tilewright.machine import Machine
-
-INFINITY = 1 << 62
+from tilewright.passes.intervals import Intervals
 
 _Window = tuple[tuple[int, ...], tuple[Operand, ...], tuple[Operand, ...]]
 
@@ -95,6 +93,7 @@ def _valid_part(op: Op) -> _Access | None:
 class _Checker:
     def __init__(self, defined: Mapping[Value, Definition], builder: Builder) -> None:
         self.defined = defined
+        self.intervals = Intervals(defined)
         self.builder = builder  # collects what goes to the beginning
         self.hoisted: set[tuple] = set()
 
@@ -119,42 +118,11 @@ class _Checker:
 
     def inside(self, access: _Access) -> bool:
         for extent, offset, count in zip(access.extents, access.offsets, access.valid, strict=True):
-            low, high = self.interval(offset)
-            fewest, most = self.interval(count)
+            low, high = self.intervals.of(offset)
+            fewest, most = self.intervals.of(count)
             if low < 0 or fewest < 0 or high + most > extent:
                 return False
         return True
-
-    def interval(self, x: Operand) -> tuple[int, int]:
-        """Smallest and largest value that `x` can take; of a number that is no integer nothing is known."""
-        if not scalar_type_of(x).dtype.is_integer:
-            return -INFINITY, INFINITY
-        if isinstance(x, Const):
-            return int(x.value), int(x.value)
-        place = self.defined[x]
-        if place.op is None:
-            return -INFINITY, INFINITY
-        if place.block is not None:
-            return self.loop_interval(place.op) if place.position == 0 else (-INFINITY, INFINITY)
-        if not place.op.name.startswith("s."):
-            return -INFINITY, INFINITY
-        parts = [self.interval(y) for y in place.op.operands]
-        if place.op.name == "s.cast":
-            return _within(place.op.attr("to"), *parts[0])
-        return _combine(place.op.name, parts)
-
-    def loop_interval(self, loop: Op) -> tuple[int, int]:
-        (low, _), (_, stop), (step, step_high) = (self.interval(x) for x in loop.operands[:3])
-        if step <= 0:
-            return -INFINITY, INFINITY
-        if (
-            step == step_high
-            and abs(low) < INFINITY
-            and stop < INFINITY
-            and isinstance(loop.operands[0], Const)
-        ):
-            return low, low + max(0, (stop - 1 - low) // step) * step
-        return low, max(low, stop - 1)
 
     # Placing
 
@@ -231,39 +199,3 @@ def _trips(loop: Op) -> int | None:
         return None
     start, stop, step = map(whole_number, loop.operands[:3])
     return None if step <= 0 else max(0, -(-(stop - start) // step))
-
-
-def _within(to: DType, low: int, high: int) -> tuple[int, int]:
-    """The interval after a cast, which holds numbers to the range of an integer dtype."""
-    if not to.is_integer or low <= -INFINITY or high >= INFINITY:
-        return -INFINITY, INFINITY
-    least, most = to.int_range()
-    return min(max(low, least), most), min(max(high, least), most)
-
-
-def _combine(name: str, parts: list[tuple[int, int]]) -> tuple[int, int]:
-    """Interval arithmetic, wide where it gets difficult."""
-    if any(abs(bound) >= INFINITY for part in parts for bound in part) and name not in (
-        "s.min",
-        "s.max",
-        "s.mod",
-    ):
-        return -INFINITY, INFINITY
-    match name, parts:
-        case "s.add", [(a, b), (c, d)]:
-            return a + c, b + d
-        case "s.sub", [(a, b), (c, d)]:
-            return a - d, b - c
-        case "s.mul", [(a, b), (c, d)]:
-            corners = (a * c, a * d, b * c, b * d)
-            return min(corners), max(corners)
-        case "s.min", [(a, b), (c, d)]:
-            return min(a, c), min(b, d)
-        case "s.max", [(a, b), (c, d)]:
-            return max(a, c), max(b, d)
-        case "s.floordiv", [(a, b), (c, d)] if c == d and c > 0:
-            return a // c, b // c
-        case "s.mod", [_, (c, d)] if c > 0:
-            return 0, d - 1
-        case _:
-            return -INFINITY, INFINITY

@@ -16,6 +16,7 @@ from tilewright.ir.walk import (
     carried_args,
     definitions,
     initial_values,
+    memory_of,
     ops_in,
     root_tensor,
     yielded,
@@ -88,7 +89,7 @@ def _roots_read(fn: Function, defined: Mapping[Value, Definition]) -> set[Value]
     """Tensors whose contents matter: the caller's, those that some op reads, and those returned."""
     roots = {param.value for param in fn.params}
     for op in ops_in(fn):
-        if op.name in ("load", "read", "return"):
+        if lookup(op.name).effect == "read" or op.name == "return":
             tensors = [as_value(x) for x in op.operands if isinstance(x.type, TensorType)]
             roots.update(root_tensor(x, defined) for x in tensors)
     return roots
@@ -98,8 +99,7 @@ def _stays(op: Op, defined: Mapping[Value, Definition], read_roots: set[Value]) 
     if op.name == "return":
         return True
     if lookup(op.name).effect == "write":
-        target = op.operands[1] if op.name == "store" else op.operands[0]
-        root = root_tensor(as_value(target), defined)
+        root = root_tensor(as_value(memory_of(op)), defined)
         place = defined.get(root)
         own = place is not None and place.op is not None and place.op.name == "create"
         return not own or root in read_roots
@@ -152,5 +152,4 @@ def _writes_live(op: Op, live: set[Value]) -> bool:
     """True for a check, and for a write that liveness kept (its target is live then)."""
     if lookup(op.name).effect == "check":
         return True
-    target = op.operands[1] if op.name == "store" else op.operands[0]
-    return target in live
+    return memory_of(op) in live

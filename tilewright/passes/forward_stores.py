@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tilewright.ir.affine import affine
+from tilewright.ir.aliases import written
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.typed import as_value, shape_of
-from tilewright.ir.walk import definitions, names_in_use, ops_in, root_tensor, substitute
+from tilewright.ir.walk import definitions, names_in_use, root_tensor, substitute
 from tilewright.machine import Machine
 
 BETWEEN = (
@@ -63,11 +64,11 @@ class _Forwarder:
                     made, mapping[op.result] = found
                     out += made
                     continue
-            written = self.roots_written(op)
+            changed = written(op, self.defined)
             stored = [
                 s
                 for s in stored
-                if root_tensor(as_value(s.operands[1]), self.defined) not in written
+                if root_tensor(as_value(s.operands[1]), self.defined) not in changed
             ]
             if op.name == "store" and not op.attr("atomic") and is_whole(op):
                 stored.append(op)
@@ -109,14 +110,6 @@ class _Forwarder:
         if distance.terms or distance.const < 0 or distance.const + shapes[0][-1] > shapes[1][-1]:
             return None
         return distance.const
-
-    def roots_written(self, op: Op) -> set[Value]:
-        roots: set[Value] = set()
-        for inner in ops_in(op):
-            if inner.name in ("store", "write"):
-                target = inner.operands[1] if inner.name == "store" else inner.operands[0]
-                roots.add(root_tensor(as_value(target), self.defined))
-        return roots
 
 
 def join_regions(ops: list[Op]) -> list[Op]:

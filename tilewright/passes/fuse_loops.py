@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from tilewright.ir.affine import Affine, affine
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value, index
+from tilewright.ir.ops import lookup
+from tilewright.ir.typed import as_value
 from tilewright.ir.types import TensorType
 from tilewright.ir.walk import (
     definitions,
     free_values,
+    memory_of,
     names_in_use,
     ops_in,
     root_tensor,
@@ -109,7 +112,7 @@ class _LoopFuser:
         touched = [self.touched(loop) for loop in (first, second)]
         for root in set(touched[0]) & set(touched[1]):
             ops = [op for side in touched for op in side[root]]
-            if not any(op.name in ("store", "write") for op in ops):
+            if not any(lookup(op.name).effect == "write" for op in ops):
                 continue
             accesses = [
                 self.access(op, loop)
@@ -124,10 +127,9 @@ class _LoopFuser:
         """The loads, stores and scalar accesses of a loop, by root tensor."""
         found: dict[Value, list[Op]] = {}
         for op in ops_in(loop):
-            if op.name in ("load", "read", "write"):
-                found.setdefault(root_tensor(op.operands[0], self.defined), []).append(op)  # type: ignore[arg-type]
-            elif op.name == "store":
-                found.setdefault(root_tensor(op.operands[1], self.defined), []).append(op)  # type: ignore[arg-type]
+            if lookup(op.name).effect in ("read", "write"):
+                root = root_tensor(as_value(memory_of(op)), self.defined)
+                found.setdefault(root, []).append(op)
         return found
 
     def access(self, op: Op, loop: Op) -> _Access | None:

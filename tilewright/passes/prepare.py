@@ -13,6 +13,7 @@ from tilewright.machine import Machine
 from tilewright.passes.check_windows import check_windows
 from tilewright.passes.fold_constants import fold_constants
 from tilewright.passes.split_barriers import split_barriers
+from tilewright.passes.zero_outside import zero_outside
 
 Pass = Callable[..., Function]
 Observer = Callable[[str, Function], None]
@@ -20,6 +21,7 @@ Observer = Callable[[str, Function], None]
 PREPARE: tuple[Pass, ...] = (
     split_barriers,  # first, so that no other pass meets a barrier
     fold_constants,  # offsets become literals, so most windows are provably inside
+    zero_outside,  # needs those literals to see what is inside; its loads are then checked like any other
     check_windows,  # the others get an explicit check, as early in the program as its offsets are known
 )
 

@@ -15,7 +15,7 @@ from math import prod
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm import checks, control, matmul, moves, sync
+from tilewright.codegen.llvm import checks, control, gather, matmul, moves, reduce, sort, sync
 from tilewright.codegen.llvm.abi import (
     ARGUMENTS,
     PRIVATE_ARENAS,
@@ -369,6 +369,9 @@ _EMITTERS: dict[str, Callable[[FunctionEmitter, Op], None]] = {
     "return": FunctionEmitter.nothing,
     **checks.EMITTERS,
     **control.EMITTERS,
+    **gather.EMITTERS,
     **matmul.EMITTERS,
     **moves.EMITTERS,
+    **reduce.EMITTERS,
+    **sort.EMITTERS,
 }

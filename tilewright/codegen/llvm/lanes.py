@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from tilewright.codegen.llvm import fp8
 from tilewright.codegen.llvm.types import (
     BFLOAT,
     F16,
@@ -21,7 +22,7 @@ from tilewright.codegen.llvm.types import (
     memory_type,
     splat,
 )
-from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT32, UINT8, DType
+from tilewright.dtypes import BF16, BOOL, FP8, FP16, FP32, INT32, UINT8, DType
 from tilewright.machine import Machine
 
 F64 = ir.DoubleType()
@@ -67,7 +68,9 @@ class Lanes:
     # 16-bit floats
 
     def widen(self, dtype: DType, x: ir.Value) -> ir.Value:
-        """BF16 and FP16 as FP32, exactly; other dtypes as they are."""
+        """Narrow floats as FP32, exactly; other dtypes as they are."""
+        if dtype in FP8:
+            return fp8.widen(self, dtype, x)
         if dtype == BF16:
             wide = self.b.zext(x, self.like(I32, x))
             return self.b.bitcast(self.b.shl(wide, self.same(wide, 16)), self.like(F32, x))
@@ -77,10 +80,12 @@ class Lanes:
 
     def narrow(self, dtype: DType, x: ir.Value, mode: str = "rint") -> ir.Value:
         """FP32 rounded to `dtype`; other dtypes as they are."""
+        if dtype in FP8:
+            return fp8.narrow(self, dtype, x, mode)
         if dtype == BF16:
             return self._to_bf16(x, mode)
         if dtype == FP16:
-            return self._to_narrower(x, F16, I16, mode)
+            return self.to_narrower(x, F16, I16, mode)
         return x
 
     def _to_bf16(self, x: ir.Value, mode: str) -> ir.Value:
@@ -149,7 +154,7 @@ class Lanes:
         )
         return b.trunc(b.select(is_nan, quiet, rounded), self.like(I16, x))
 
-    def _to_narrower(
+    def to_narrower(
         self, x: ir.Value, narrow: ir.Type, bits_type: ir.IntType, mode: str
     ) -> ir.Value:
         """A float in a narrower format: round to nearest even, then step by one unit where the mode differs."""
@@ -205,6 +210,16 @@ class Lanes:
                     out = b.fmul(x, y)
                 case "div":
                     out = b.fdiv(x, y)
+                case "rem":
+                    rest = b.frem(x, y)
+                    wrong = b.and_(
+                        b.fcmp_unordered("!=", rest, self.same(x, 0.0)),
+                        b.xor(
+                            b.fcmp_ordered("<", rest, self.same(x, 0.0)),
+                            b.fcmp_ordered("<", y, self.same(x, 0.0)),
+                        ),
+                    )
+                    out = b.select(wrong, b.fadd(rest, y), rest)
                 case _:
                     # llvm.maximum, llvm.minimum: NaN in, NaN out
                     out = self.call(name, x.type, x, y)
@@ -218,6 +233,12 @@ class Lanes:
                 return b.mul(x, y)
             case "div":
                 return self._divide(dtype, x, y)
+            case "rem":
+                return self._remainder(dtype, x, y)
+            case "and_" | "or_" | "xor":
+                return getattr(b, name)(x, y)
+            case "shl" | "shr":
+                return self._shift(name, dtype, x, y)
         sign = "s" if dtype.is_signed else "u"
         return self.call(f"{sign}{name[:3]}", x.type, x, y)
 
@@ -233,8 +254,32 @@ class Lanes:
         quotient = b.select(by_minus_one, b.sub(self.same(x, 0), x), b.sdiv(x, safe))
         return b.select(by_zero, self.same(x, 0), quotient)
 
+    def _remainder(self, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
+        """x - floor(x / y) * y; by zero gives 0."""
+        b, zero = self.b, self.same(y, 0)
+        trivial = b.icmp_signed("==", y, zero)
+        if not dtype.is_signed:
+            return b.select(trivial, zero, b.urem(x, b.select(trivial, self.same(y, 1), y)))
+        trivial = b.or_(trivial, b.icmp_signed("==", y, self.same(y, -1)))  # x rem -1 may trap
+        rest = b.srem(x, b.select(trivial, self.same(y, 1), y))
+        wrong = b.and_(b.icmp_signed("!=", rest, zero), b.icmp_signed("<", b.xor(rest, y), zero))
+        return b.select(trivial, zero, b.select(wrong, b.add(rest, y), rest))
+
+    def _shift(self, name: str, dtype: DType, x: ir.Value, count: ir.Value) -> ir.Value:
+        """Counts of the width and above, for which LLVM promises nothing, shift everything out."""
+        b = self.b
+        beyond = b.icmp_unsigned(">=", count, self.same(count, dtype.bits))
+        if name == "shr" and dtype.is_signed:
+            return b.ashr(x, b.select(beyond, self.same(count, dtype.bits - 1), count))
+        shifted = (b.shl if name == "shl" else b.lshr)(
+            x, b.select(beyond, self.same(count, 0), count)
+        )
+        return b.select(beyond, self.same(x, 0), shifted)
+
     def unary(self, name: str, dtype: DType, x: ir.Value) -> ir.Value:
         b = self.b
+        if name == "not_":
+            return b.xor(x, self.same(x, 1)) if dtype == BOOL else b.not_(x)
         if dtype == BOOL:
             return x  # -x, |x| and max(x, 0) are not 0 where x is not
         if not dtype.is_float:
@@ -331,12 +376,12 @@ class Lanes:
         if source == INT32 and to == FP16:
             mode = "rint"  # language.md 5.8: whatever the author says
         nearest = mode in ("rint", "none")
-        # beyond 2^24 FP16 is infinite anyway
-        if source.bits <= 16 or to == FP16 or (to == FP32 and nearest):
+        # beyond 2^24 FP16 is infinite anyway, and FP8 at its end
+        if source.bits <= 16 or to == FP16 or to in FP8 or (to == FP32 and nearest):
             return self.narrow(to, convert(x, self.like(F32, x)), mode)
         once = "odd" if to == BF16 else mode
         return self.narrow(
-            to, self._to_narrower(self._int_to_double(source, x), F32, I32, once), mode
+            to, self.to_narrower(self._int_to_double(source, x), F32, I32, once), mode
         )
 
     def _int_to_double(self, source: DType, x: ir.Value) -> ir.Value:

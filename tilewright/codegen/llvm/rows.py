@@ -164,17 +164,22 @@ class RowEmitter:
         return self.dynamic_mask(chunk, count)
 
     def load_chunk(self, place: Place, chunk: Chunk, dynamic: bool = False) -> ir.Value:
-        """Sixteen columns from memory; lanes that may not be touched are 0."""
+        """Sixteen columns from memory; lanes that may not be touched are 0.
+
+        Where the row decides too, LLVM must not find out which lanes are never read: it narrows such a load
+        and dies over its size (LLVM 22, AVX-512).
+        """
         b = self.b
         kind = vector(memory_type(place.dtype), LANES)
         address = offset(b, place.at(b, self.pad(place)), self.scaled_base(chunk, place))
-        if dynamic:
-            mask = self.dynamic_mask(chunk, place.valid[-1])
-        elif place.padded and place.valid[-1] == place.shape[-1]:
+        count, row = place.valid[-1], self.row_is_valid(place)
+        if place.padded and count == place.shape[-1] and not dynamic:
             mask = None
         else:
-            mask = self.column_mask(chunk, place.valid[-1], place.shape[-1])
-        row = self.row_is_valid(place)
+            mask = None if dynamic else self.column_mask(chunk, count, place.shape[-1])
+            if dynamic or (mask is not None and row is not None):
+                hidden = isinstance(count, int) and row is not None
+                mask = self.dynamic_mask(chunk, opaque(b, value_of(count)) if hidden else count)
         if row is not None:
             rows = self.lanes.spread(row, LANES)
             mask = rows if mask is None else b.and_(mask, rows)

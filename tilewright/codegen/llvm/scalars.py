@@ -9,7 +9,7 @@ from llvmlite import ir
 from tilewright.codegen.llvm.checks import fail_unless
 from tilewright.codegen.llvm.lanes import Lanes
 from tilewright.codegen.llvm.types import F32, I1, I64, const, memory_type
-from tilewright.dtypes import BF16, BOOL, FP16, FP32, DType
+from tilewright.dtypes import BOOL, FP32, DType
 from tilewright.ir.nodes import Op
 from tilewright.ir.typed import scalar_type_of
 
@@ -101,7 +101,7 @@ def _cast(owner: FunctionEmitter, source: DType, to: DType, x: ir.Value) -> ir.V
             x = b.uitofp(x, F32)
         elif x.type != F32:
             x = b.sitofp(x, F32)
-        return lanes.widen(to, lanes.narrow(to, x)) if to in (BF16, FP16) else x
+        return lanes.widen(to, lanes.narrow(to, x))
     if x.type == I1:
         return b.zext(x, I64)
     if x.type == F32:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What computing a value once more costs, in simple instructions a chunk; above KEEP_ABOVE it is kept.
 COSTS = {
     "div": 8,
+    "rem": 100,
     "sqrt": 8,
     "rsqrt": 16,
     "recip": 8,

@@ -15,6 +15,8 @@ from llvmlite.ir.values import MDValue
 from tilewright.dtypes import (
     BF16,
     BOOL,
+    FP8E4M3FN,
+    FP8E5M2,
     FP16,
     FP32,
     INDEX,
@@ -51,11 +53,13 @@ I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32, BFLOAT = ir.HalfType(), ir.FloatType(), BFloatType()
 PTR, VOID = ir.PointerType(), ir.VoidType()
 
-# BF16 lives in memory and in tiles as 16 bits; what computes on it names `BFLOAT` itself.
+# BF16 and FP8 live in memory and in tiles as bits; what computes on it names `BFLOAT` itself.
 MEMORY: dict[DType, ir.Type] = {
     FP32: F32,
     FP16: F16,
     BF16: I16,
+    FP8E4M3FN: I8,
+    FP8E5M2: I8,
     INT8: I8,
     UINT8: I8,
     BOOL: I8,

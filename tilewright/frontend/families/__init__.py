@@ -6,15 +6,26 @@ from tilewright.frontend.families import (
     arrays,
     cast,
     elementwise,
+    gather,
     matmul,
     memory,
     reduce,
     scheduling,
     shape,
+    sort,
 )
 from tilewright.frontend.operands import HANDLERS
 
 __all__ = [
-    "HANDLERS", "arrays", "cast", "elementwise", "matmul", "memory", "reduce", "scheduling",
+    "HANDLERS",
+    "arrays",
+    "cast",
+    "elementwise",
+    "gather",
+    "matmul",
+    "memory",
+    "reduce",
+    "scheduling",
     "shape",
-]  # fmt: skip
+    "sort",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.dtypes import BF16, BOOL, FP16, DType
+from tilewright.dtypes import BOOL, FP32, DType
 from tilewright.errors import InvalidOperationError
 from tilewright.frontend.operands import Call, block, constant, dtype_argument, handles
 from tilewright.frontend.tracer import Tracer, to_number
@@ -37,7 +37,7 @@ def cast_scalar(t: Tracer, number: Number, to: DType) -> Operand:
     operand = number.operand
     if number.dtype == to:
         return operand
-    if isinstance(operand, Const) and to not in (BF16, FP16):
+    if isinstance(operand, Const) and (to == FP32 or not to.is_float):
         value = operand.value
         if to.is_float:
             return Const(float(value), to)

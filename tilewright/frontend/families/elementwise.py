@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
-from tilewright.dtypes import FP32, INDEX
+from tilewright.dtypes import BOOL, FP32, INDEX, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.operands import (
     Call,
@@ -32,13 +34,13 @@ from tilewright.frontend.values import (
 )
 from tilewright.frontend.windows import store_window
 from tilewright.ir.nodes import Const, Operand
-from tilewright.ir.ops.elementwise import FLOAT_ONLY
+from tilewright.ir.ops.elementwise import BINARY, FLOAT_ONLY, UNARY, compute_dtype
 from tilewright.ir.ops.table import dims
 
 CMP_TYPES = ("eq", "ne", "lt", "le", "gt", "ge")
 
 
-@handles("add", "sub", "mul", "div", "maximum", "minimum")
+@handles(*BINARY)
 def binary(t: Tracer, call: Call) -> Named:
     """A block with a block or a scalar."""
     return pair(t, call, call.name)
@@ -47,29 +49,117 @@ def binary(t: Tracer, call: Call) -> Named:
 @handles("cmp", "cmps")
 def cmp(t: Tracer, call: Call) -> Named:
     """1 where the relation holds, else 0."""
-    kind = constant(t, call, "cmp_type")
-    if isinstance(kind, int) and 0 <= kind < len(CMP_TYPES):
+    return replace(pair(t, call, "cmp", kind=relation(t, call, "cmp_type")), predicate=True)
+
+
+def relation(t: Tracer, call: Call, parameter: str) -> str:
+    """A comparison by its name or its number."""
+    kind = constant(t, call, parameter)
+    if isinstance(kind, int) and not isinstance(kind, bool) and 0 <= kind < len(CMP_TYPES):
         kind = CMP_TYPES[kind]
     if kind not in CMP_TYPES:
         t.fail(
             InvalidOperationError,
             f"{call.name}: unknown comparison {kind!r}",
-            call.at("cmp_type"),
+            call.at(parameter),
             help="0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge",
         )
-    return pair(t, call, "cmp", kind=kind)
+    return str(kind)
 
 
-def pair(t: Tracer, call: Call, name: str, **attrs: Any) -> Block:
-    a = block(t, call, "lhs")
-    other = call["rhs"]
+def pair(
+    t: Tracer, call: Call, name: str, first: Block | None = None, second: str = "rhs", **attrs: Any
+) -> Block:
+    """`first` (the operand lhs unless given) with the operand called `second`."""
+    a = block(t, call, "lhs") if first is None else first
+    other = call[second]
     if isinstance(other, (Block, Tensor)):
-        a, b = promoted(t, call, a, block(t, call, "rhs"))
+        a, b = promoted(t, call, a, block(t, call, second))
         return with_valid(t.emit(name, [a.value, b.value], **attrs), wide_valid(a, b))
-    scalar = scalar_like(t, call, "rhs", a.dtype)
-    if name == "div" and not a.dtype.is_float and isinstance(scalar, Const) and scalar.value == 0:
-        t.fail(InvalidOperationError, "div: an integer block divided by zero", call.at("rhs"))
+    scalar = scalar_like(t, call, second, a.dtype)
+    by_zero = not a.dtype.is_float and isinstance(scalar, Const) and scalar.value == 0
+    if name in ("div", "rem") and by_zero:
+        t.fail(InvalidOperationError, f"{name}: an integer block divided by zero", call.at(second))
     return Block(t.emit(name, [a.value, scalar], **attrs), a.valid)
+
+
+@handles("addc", "subc")
+def three(t: Tracer, call: Call) -> Named:
+    """Two sums or differences with one rounding at the end."""
+    name, a = call.name[:3], block(t, call, "lhs")
+    kind = a.dtype
+    for parameter in ("rhs", "rhs2"):
+        other = call[parameter]
+        if isinstance(other, (Block, Tensor)):
+            found = promote(kind, other.dtype)
+            if found is None:
+                t.fail(
+                    InvalidOperationError,
+                    f"{call.name}: {kind} and {other.dtype} have no common dtype",
+                    call.at(parameter),
+                    help="pl.cast one of them first",
+                    notes=t.notes(call.node),
+                )
+            kind = found
+    wide = cast_block(t, a, compute_dtype(kind))
+    result = pair(t, call, name, pair(t, call, name, wide), "rhs2")
+    return cast_block(t, result, kind)
+
+
+# What an element is that only the other operand has: leaves every number as it is.
+NEUTRAL = {"part_add": "add", "part_mul": "mul", "part_max": "maximum", "part_min": "minimum"}
+
+
+@handles(*NEUTRAL)
+def partial(t: Tracer, call: Call) -> Named:
+    """Invalid elements take no part; the result is valid where either operand is."""
+    a, b = promoted(t, call, block(t, call, "lhs"), block(t, call, "rhs"))
+    if a.shape != b.shape:
+        t.fail(
+            InvalidOperationError,
+            f"{call.name} needs two blocks of one shape, got {dims(a.shape)} and {dims(b.shape)}",
+            call.node,
+            notes=t.notes(call.node),
+        )
+    neutral = _neutral(call.name, a.dtype)
+    parts = [
+        x.value if x.valid is None else t.emit("fillpad", [x.value, *x.valid], value=neutral)
+        for x in (a, b)
+    ]
+    valid = None
+    if a.valid is not None and b.valid is not None:
+        valid = [t.scalar("s.max", x, y) for x, y in zip(a.valid, b.valid, strict=True)]
+    return with_valid(t.emit(NEUTRAL[call.name], parts), valid)
+
+
+def _neutral(name: str, dtype: DType) -> int | float:
+    if name == "part_add":
+        return -0.0 if dtype.is_float else 0
+    if name == "part_mul":
+        return 1.0 if dtype.is_float else 1
+    if dtype.is_float:
+        return -math.inf if name == "part_max" else math.inf
+    return 0 if dtype == BOOL else dtype.int_range()[name == "part_min"]
+
+
+@handles("lrelu", "prelu")
+def leaky(t: Tracer, call: Call) -> Named:
+    """x where it is positive, else slope * x."""
+    x = block(t, call, "x")
+    slope = call["slope"]
+    if isinstance(slope, (Block, Tensor)) != (call.name == "prelu"):
+        wanted = "a block" if call.name == "prelu" else "a scalar"
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: slope must be {wanted}, got {describe(slope)}",
+            call.at("slope"),
+            help="pl.lrelu takes a scalar, pl.prelu a block",
+        )
+    scaled = pair(t, call, "mul", x, "slope")
+    x = cast_block(t, x, scaled.dtype)
+    zero = Const(0.0, FP32) if x.dtype.is_float else Const(0, x.dtype)
+    positive = t.emit("cmp", [x.value, zero], kind="gt")
+    return with_valid(t.emit("sel", [positive, x.value, scaled.value]), scaled.valid)
 
 
 def wide_valid(a: Block, b: Block) -> tuple[Operand, ...] | None:
@@ -89,7 +179,7 @@ def wide_valid(a: Block, b: Block) -> tuple[Operand, ...] | None:
     return tuple(valid)
 
 
-@handles("neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos", "relu")
+@handles(*UNARY)
 def unary(t: Tracer, call: Call) -> Named:
     """One operand; integers become FP32 where the result is fractional."""
     x = block(t, call, "x")

@@ -16,6 +16,7 @@ from tilewright.frontend.operands import (
     dtype_argument,
     handles,
     literal_as,
+    padded,
 )
 from tilewright.frontend.options import check_options
 from tilewright.frontend.symbolic import Symbolic
@@ -34,11 +35,12 @@ from tilewright.frontend.values import (
 from tilewright.frontend.windows import (
     as_source,
     check_valid,
+    element_place,
     fit_rank,
     read_window,
     write_window,
 )
-from tilewright.ir.nodes import Const, Operand, Value
+from tilewright.ir.nodes import Const, Operand
 from tilewright.language.types import AtomicType, MemorySpace, PadValue
 
 ATOMIC_DTYPES = (FP32, FP16, INT32, INT16, INT8)
@@ -167,6 +169,7 @@ def slice_(t: Tracer, call: Call) -> Named:
         valid=_valid(t, call, "valid_shape", rank),
         drop=drop,
         overhangs=bool(constant(t, call, "clamp")),
+        pad=pad_number(t, call, base.dtype) if call.given("pad_value") else None,
     )
 
 
@@ -307,25 +310,15 @@ def read_element(
     """`base[i, j]` as a scalar."""
     _check_element(t, base, indices, node)
     if isinstance(base, Tensor):
-        element = t.emit("read", [_memory(t, base, node), *indices], None if t.hint != "v" else "s")
+        memory, indices = element_place(t, base, indices, node)
+        element = t.emit("read", [memory, *indices], None if t.hint != "v" else "s")
         # The same element read twice with no write between is the same number, so extents may
         # cancel it.
         places = (t.symbolic(i).key for i in indices)
-        t.symbols.define(element, Symbolic(0, {("read", base.value.name, t.writes, *places): 1}))
+        t.symbols.define(element, Symbolic(0, {("read", memory.name, t.writes, *places): 1}))
         return Number(element)
     t.need_region()
     return Number(t.emit("element", [base.value, *indices], "s"))
-
-
-def _memory(t: Tracer, tensor: Tensor, node: ast.AST) -> Value:
-    if tensor.overhang is not None:
-        t.fail(
-            InvalidOperationError,
-            "one element of a partly valid window",
-            node,
-            help="use the tensor that the window was taken from",
-        )
-    return tensor.value
 
 
 def _check_element(
@@ -362,7 +355,7 @@ def write(t: Tracer, call: Call) -> Named:
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
     if isinstance(target, Tensor):
-        memory = _memory(t, target, call.node)
+        memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
         t.builder.op("write", [memory, operand, *indices])
         return Nothing()
@@ -392,10 +385,7 @@ def set_validshape(t: Tracer, call: Call) -> Named:
 def fillpad(t: Tracer, call: Call) -> Named:
     """Invalid elements replaced; fully valid."""
     x = block(t, call, "x")
-    value = pad_number(t, call, x.dtype)
-    if x.valid is None:
-        return x
-    return Block(t.emit("fillpad", [x.value, *x.valid], value=value))
+    return padded(t, x, pad_number(t, call, x.dtype))
 
 
 def pad_number(t: Tracer, call: Call, dtype: DType) -> int | float:
@@ -412,7 +402,7 @@ def pad_number(t: Tracer, call: Call, dtype: DType) -> int | float:
     if kind is None:
         t.fail(
             InvalidOperationError,
-            f"fillpad: the pad value must be zero, min or max, got {pad!r}",
+            f"{call.name}: the pad value must be zero, min or max, got {pad!r}",
             call.at("pad_value"),
             help="pl.PadValue.zero, .min or .max, 0, math.inf or -math.inf",
         )

@@ -1,6 +1,16 @@
 """The operator table, filled by one module per family."""
 
-from tilewright.ir.ops import control, elementwise, matmul, memory, reduce, scalar, shape
+from tilewright.ir.ops import (
+    control,
+    elementwise,
+    gather,
+    matmul,
+    memory,
+    reduce,
+    scalar,
+    shape,
+    sort,
+)
 from tilewright.ir.ops.table import TABLE, Operator, RuleBroken, lookup
 
 __all__ = [
@@ -9,10 +19,12 @@ __all__ = [
     "RuleBroken",
     "control",
     "elementwise",
+    "gather",
     "lookup",
     "matmul",
     "memory",
     "reduce",
     "scalar",
     "shape",
+    "sort",
 ]

@@ -6,7 +6,7 @@ siblings into the plain operator: a `[M, 1]` or `[1, N]` operand broadcasts.
 
 from __future__ import annotations
 
-from tilewright.dtypes import FP16, FP32, DType
+from tilewright.dtypes import FP8, FP32, DType
 from tilewright.ir.nodes import Operand
 from tilewright.ir.ops.table import (
     Attrs,
@@ -20,9 +20,13 @@ from tilewright.ir.ops.table import (
 )
 from tilewright.ir.types import ScalarType, TileType, Type
 
-BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
-UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos", "relu")
+ARITHMETIC = ("add", "sub", "mul", "div", "rem", "maximum", "minimum")
+BITWISE = ("and_", "or_", "xor", "shl", "shr")  # on integers
+BINARY = (*ARITHMETIC, *BITWISE)
+UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos", "relu", "not_")
 FLOAT_ONLY = ("exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos")
+INTEGER_ONLY = (*BITWISE, "not_")
+SHIFTS = ("shl", "shr")
 ROUNDING_MODES = ("none", "rint", "round", "floor", "ceil", "trunc", "odd")
 
 
@@ -39,10 +43,20 @@ def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(out)
 
 
-@operators(BINARY, "tile, tile or scalar")
+def computable(a: TileType) -> None:
+    """FP8 is for storing, moving and casting."""
+    if a.dtype in FP8:
+        raise RuleBroken(f"arithmetic on a {a.dtype} block", help="pl.cast it to pl.FP32 first")
+
+
+@operators(ARITHMETIC, "tile, tile or scalar")
 def _binary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """a op b, broadcast. With 16-bit floats: computed in FP32, rounded once to nearest even."""
+    """a op b, broadcast. With 16-bit floats: computed in FP32, rounded once to nearest even.
+
+    Integers wrap; div truncates, rem has the sign of b, and both give 0 by a zero.
+    """
     a = tile(operands[0], "the first operand")
+    computable(a)
     if isinstance(operands[1].type, ScalarType):
         s = scalar(operands[1], "the second operand")
         if s.dtype.is_float and not a.dtype.is_float:
@@ -55,10 +69,36 @@ def _binary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     return (TileType(broadcast_shapes(a.shape, b.shape), a.dtype),)
 
 
-@operators(UNARY, "tile")
+@operators(BITWISE, "tile, tile or scalar")
+def _bitwise(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
+    """a op b on the bits of integers, broadcast.
+
+    A count is taken as unsigned: shifting by the width or more leaves 0, or the sign of a signed `shr`.
+    """
+    _integers_only(tile(operands[0], "the first operand"))
+    return _binary(operands, attrs)
+
+
+def _integers_only(a: TileType) -> None:
+    if a.dtype.is_float:
+        raise RuleBroken(
+            f"bits of a {a.dtype} block", help="pl.cast it to an integer dtype of its width first"
+        )
+
+
+@operator("not_", "tile")
+def _not(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
+    """Every bit of an integer turned over; of a BOOL, the other one."""
+    a = tile(operands[0], "the operand")
+    _integers_only(a)
+    return (a,)
+
+
+@operators([name for name in UNARY if name != "not_"], "tile")
 def _unary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """op a. Full precision: rsqrt is 1 / sqrt, recip is 1 / x, both IEEE."""
     a = tile(operands[0], "the operand")
+    computable(a)
     return (a,)
 
 
@@ -156,5 +196,5 @@ def mask_pattern(name: str) -> tuple[int, int]:
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """The dtype that arithmetic on `dtype` happens in: 16-bit floats compute in FP32."""
-    return FP32 if dtype.is_float and dtype.bits == FP16.bits else dtype
+    """The dtype that arithmetic on `dtype` happens in: narrow floats compute in FP32."""
+    return FP32 if dtype.is_float and dtype.bits < FP32.bits else dtype

@@ -86,7 +86,10 @@ def _transpose_view(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, 
 
 @operator("load", "tensor, *offsets, *valid", effect="read")
 def _load(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """A copy of the window as it is now. Elements outside `valid` are unspecified."""
+    """A copy of the window as it is now. Elements outside `valid` are unspecified.
+
+    attrs['outside'] == 'zero': what lies outside the tensor is 0, not an error.
+    """
     t = tensor(operands[0], "the source")
     shape = window_shape(t, attrs)
     integers(operands[1:], 2 * len(t.shape), "offsets and valid extents")

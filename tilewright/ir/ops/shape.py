@@ -111,22 +111,6 @@ def _concat(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     return (TileType((a.shape[0], a.shape[1] + b.shape[1]), a.dtype),)
 
 
-@operator("gather", "tile, index")
-def _gather(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """out[…, j, …] = tile[…, index[…, j, …], …] along attrs['dim'], shaped like index."""
-    a, index = tile(operands[0], "the source"), tile(operands[1], "index")
-    if index.dtype != INT32:
-        raise RuleBroken(f"index must be INT32, got {index.dtype}")
-    if len(a.shape) != len(index.shape):
-        raise RuleBroken(f"source {dims(a.shape)} and index {dims(index.shape)} differ in rank")
-    for axis, (n, m) in enumerate(zip(a.shape, index.shape, strict=True)):
-        if axis != attrs["dim"] and m > n:
-            raise RuleBroken(
-                f"index {dims(index.shape)} is larger than the source {dims(a.shape)} on axis {axis}"
-            )
-    return (TileType(index.shape, a.dtype),)
-
-
 @operator("fillpad", "tile, *valid")
 def _fillpad(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """The tile with every element outside `valid` replaced by attrs['value']."""
