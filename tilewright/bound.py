@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tilewright import knobs
 from tilewright.arguments import Bound, bind, check_overlap
 from tilewright.dtypes import DType
 from tilewright.errors import ArgumentError, ArgumentValueError
@@ -92,6 +93,10 @@ class BoundKernel:
         """As a call, on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
+        if knobs.checking():
+            for frozen in self._frozen.values():
+                _require_tensor(frozen)
+            return self.kernel.run(**bound.values, threads=threads)
         entry, program = self._program(bound, threads)
         written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
         check_overlap(self.kernel, bound, written)

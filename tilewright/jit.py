@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tilewright import knobs
 from tilewright.arguments import Bound, Slot, bind, check_annotations, check_overlap, slots_of
-from tilewright.errors import ArgumentValueError
+from tilewright.errors import ArgumentValueError, CheckFailed, KernelError
 from tilewright.frontend import (
     NeedsConstant,
     ScalarArgument,
@@ -79,11 +79,11 @@ class State:
 class _Interpreted:
     """A program run by the interpreter."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, traced: Traced) -> None:
         from tilewright.machine import host
         from tilewright.passes.prepare import prepare
 
-        self.function = prepare(function, host())
+        self.function = prepare(traced.function, host())
 
     def run(self, args: Sequence[Any], threads: int | None) -> None:
         from tilewright.interpreter import run
@@ -91,18 +91,36 @@ class _Interpreted:
         run(self.function, args)
 
 
-def _native(function: Function) -> Executable:
+class _Checked:
+    """A program run by the interpreter, looking for races, bounds and undefined contents."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+
+    def run(self, args: Sequence[Any], threads: int | None) -> None:
+        """Raises CheckFailed with everything that was found, after the run."""
+        from tilewright.interpreter import check
+
+        function = self.traced.function
+        returned = [r.name for r in self.traced.fresh_results if not r.promised]
+        reports = check(function, args, returned=returned)
+        if reports:
+            raise CheckFailed(function.name, reports)
+
+
+def _native(traced: Traced) -> Executable:
     from tilewright.machine import host
     from tilewright.native import compile_native
     from tilewright.passes.prepare import prepare
 
-    executable: Executable = compile_native(prepare(function, host()))
+    executable: Executable = compile_native(prepare(traced.function, host()))
     return executable
 
 
-_COMPILERS: Mapping[str, Callable[[Function], Executable]] = {
+_COMPILERS: Mapping[str, Callable[[Traced], Executable]] = {
     "native": _native,
     "interpreter": _Interpreted,
+    "checked": _Checked,
 }
 _compiling = threading.RLock()
 
@@ -150,7 +168,23 @@ class _Launcher:
         )
 
 
+def check(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[KernelError, ...]:
+    """Call a kernel in a checking run; everything that was wrong with it, one report a place.
+
+    Found are windows and indices out of bounds, undefined contents that reach an output, a condition or
+    an address, and iterations of parallel loops that touch the same element. The arguments hold the
+    results afterwards.
+    """
+    try:
+        kernel.run(*args, backend="checked", **kwargs)
+    except CheckFailed as failed:
+        return failed.reports
+    return ()
+
+
 def _backend(asked: str | None) -> str:
+    if knobs.checking():
+        return "checked"
     if asked is None:
         return knobs.backend()
     if asked not in _COMPILERS:
@@ -210,7 +244,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
             return found
         entry = entry_of(kernel, state, bound)
         started = time.perf_counter()
-        executable = _COMPILERS[backend](entry.traced.function)
+        executable = _COMPILERS[backend](entry.traced)
         seconds = entry.trace_seconds + time.perf_counter() - started
         special = Specialization(kernel, backend, entry.traced, executable, seconds)
         entry.ready[backend] = special

@@ -18,6 +18,8 @@ from tilewright.interpreter.memory import (
 
 @meaning("full")
 def full(call: Call) -> torch.Tensor:
+    if call.get("fresh"):
+        return call.blank()
     return constant(cast_scalar(call["value"], call.dtype), call.type.shape, call.dtype)
 
 
@@ -76,8 +78,18 @@ def concat(call: Call, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def gather(call: Call, a: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Torch's gather; an index outside the axis gives an unspecified element."""
     axis = call["dim"]
-    near = index.long().clamp(0, a.shape[axis] - 1)
-    return torch.where(near == index, torch.gather(a, axis, near), call.blank())
+    near = call.within(1, index, a.shape[axis])
+    found = torch.gather(a, axis, near)
+    inside = near == index
+    return found if bool(inside.all()) else torch.where(inside, found, call.blank())
+
+
+@meaning("limit")
+def limit(call: Call, a: torch.Tensor, *valid: int) -> torch.Tensor:
+    require_valid(a.shape, valid, call.op.span)
+    out = call.blank()
+    leading(out, valid).copy_(leading(a, valid))
+    return out
 
 
 @meaning("fillpad")

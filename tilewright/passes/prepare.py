@@ -11,12 +11,14 @@ from tilewright import knobs
 from tilewright.ir.nodes import Function
 from tilewright.machine import Machine
 from tilewright.passes.check_windows import check_windows
+from tilewright.passes.drop_limits import drop_limits
 from tilewright.passes.fold_constants import fold_constants
 
 Pass = Callable[..., Function]
 Observer = Callable[[str, Function], None]
 
 PREPARE: tuple[Pass, ...] = (
+    drop_limits,  # only a checking run, which takes the program as it was read, looks at them
     fold_constants,  # offsets become literals, so most windows are provably inside
     check_windows,  # the others get an explicit check, as early in the program as its offsets are known
 )
