@@ -94,8 +94,8 @@ class BoundKernel:
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
         if knobs.checking():
-            for frozen in self._frozen.values():
-                _require_tensor(frozen)
+            for fixed in self._frozen.values():
+                _require_tensor(fixed)
             return self.kernel.run(**bound.values, threads=threads)
         entry, program = self._program(bound, threads)
         written = {p.value.name for p in program.params if p.direction in ("out", "inout")}

@@ -132,22 +132,23 @@ def render(error: KernelError) -> str:
         lines.append(f"error: {error.message}")
         margin = 0
     else:
-        lines.append(f"{error.span}: error: {error.message}")
         margin = len(str(error.span.line)) + 2
-        lines += _excerpt(error.span, margin)
-        caller = error.span.caller
-        while caller is not None:
-            lines.append(f"{caller}: note: inlined here")
-            lines += _excerpt(caller, margin)
-            caller = caller.caller
+        lines += _place(error.span, f"error: {error.message}", margin)
     for span, what in error.places:
-        lines.append(f"{span}: note: {what}")
-        lines += _excerpt(span, margin)
+        lines += _place(span, f"note: {what}", margin)
     indent = " " * (margin + 1)
     lines += [f"{indent} = {note}" for note in error.notes]
     if error.help is not None:
         lines.append(f"{indent} = help: {error.help}")
     return "\n".join(lines)
+
+
+def _place(span: Span, what: str, margin: int) -> list[str]:
+    """What happens at a place, the line it is written on, and the calls that it was inlined at."""
+    lines = [f"{span}: {what}", *_excerpt(span, margin)]
+    if span.caller is not None:
+        lines += _place(span.caller, "note: inlined here", margin)
+    return lines
 
 
 def _excerpt(span: Span, margin: int) -> list[str]:

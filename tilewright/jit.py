@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -91,6 +93,19 @@ class _Interpreted:
         run(self.function, args)
 
 
+_FILLED: ContextVar[tuple[Any, ...]] = ContextVar("filled", default=())
+
+
+@contextmanager
+def filled(tensors: Sequence[Any]) -> Iterator[None]:
+    """Within, a checking run takes these arguments as initialised, also where the kernel says Out."""
+    token = _FILLED.set(tuple(tensors))
+    try:
+        yield
+    finally:
+        _FILLED.reset(token)
+
+
 class _Checked:
     """A program run by the interpreter, looking for races, bounds and undefined contents."""
 
@@ -103,7 +118,11 @@ class _Checked:
 
         function = self.traced.function
         returned = [r.name for r in self.traced.fresh_results if not r.promised]
-        reports = check(function, args, returned=returned)
+        holding = {id(x) for x in _FILLED.get()}
+        held = [
+            p.value.name for p, x in zip(function.params, args, strict=True) if id(x) in holding
+        ]
+        reports = check(function, args, returned=returned, filled=held)
         if reports:
             raise CheckFailed(function.name, reports)
 

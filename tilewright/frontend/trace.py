@@ -195,7 +195,9 @@ def _fresh_results(
         if op.name == "create" and op.result.name in roots:
             kind = op.result.type
             assert isinstance(kind, TensorType)
-            fresh.append(FreshResult(op.result.name, kind, op.attr("value", 0), op.attr("value") is not None))
+            fresh.append(
+                FreshResult(op.result.name, kind, op.attr("value", 0), op.attr("value") is not None)
+            )
         else:
             kept.append(op)
     return kept, fresh

@@ -38,6 +38,7 @@ from tilewright.interpreter.shadow import (
 from tilewright.ir.nodes import Function, Op, Operand, Param, Value
 from tilewright.ir.ops import lookup
 from tilewright.ir.types import ScalarType, TileType, tensor_type
+from tilewright.ir.walk import ops_in
 from tilewright.span import Span
 
 # Operands that say where or how much, by their names in the operator table.
@@ -51,17 +52,22 @@ def check(
     *,
     order: Order = "ascending",
     returned: Iterable[str] = (),
+    filled: Iterable[str] = (),
 ) -> tuple[KernelError, ...]:
     """Run `function`, as the front end made it, on `args`; everything wrong with the run, one report
     a place.
 
     `out` parameters start undefined, and afterwards hold what they held before where nothing was
-    written. returned: those that the kernel makes itself and hands out, which must be written whole.
+    written. filled: those that hold something all the same. returned: those that the kernel makes
+    itself and hands out, which must be written whole.
     """
+    held = frozenset(filled)
+    params = [replace(p, direction="inout") if p.value.name in held else p for p in function.params]
+    function = replace(function, params=tuple(params))
     checker = Checker(order, frozenset(returned))
     before = [
         (p.value, x, x.clone())
-        for p, x in zip(function.params, args, strict=False)
+        for p, x in zip(params, args, strict=False)
         if p.direction == "out" and isinstance(x, torch.Tensor)
     ]
     for value, arg, _ in before:
@@ -118,6 +124,7 @@ class Checker(Machine):
     def __init__(self, order: Order, returned: frozenset[str]) -> None:
         super().__init__(True, order)
         self._returned = returned
+        self._used: set[Operand] = set()  # what is only asked for its shape is not in it
         self._params: dict[str, Storage] = {}
         self._parallel: list[ParallelLoop] = []
         self._trips: list[tuple[Op, int]] = []
@@ -146,6 +153,7 @@ class Checker(Machine):
     # Arguments and results
 
     def run(self, function: Function, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        self._used = {operand for op in ops_in(function) for operand in op.operands}
         results = super().run(function, args)
         for name in sorted(self._returned):
             self._require_written(self._params[name], function.body.ops[-1].span)
@@ -319,7 +327,7 @@ class Checker(Machine):
     def _race(self, op: Op, accesses: Sequence[Access]) -> None:
         kind: Kind
         match lookup(op.name).effect:
-            case "read":
+            case "read" if any(result in self._used for result in op.results):
                 kind = "read"
             case "write":
                 kind = "add" if op.attr("atomic") else "write"

@@ -88,19 +88,21 @@ class ParallelLoop:
         if not bool(found.any()):
             return None
         by = int(found[found != 0].max())
-        them, before = self.values[(by >> PLACES) - 1], self._ops[by & ((1 << PLACES) - 1)]
         hit = access.positions()[found == by]
-        storage = access.storage
-        first = storage.element(int(hit.min()))
-        elements = first if len(hit) == 1 else f"{first} and {len(hit) - 1} more elements"
-        mine, other = (f"iteration {self.variable} = {i}" for i in (self.values[-1], them))
+        first = access.storage.element(int(hit.min()))
+        elements = first if len(hit) == 1 else f"{len(hit)} elements, first {first}"
+        before = self._ops[by & ((1 << PLACES) - 1)]
+        now, then = (
+            f"iteration {self.variable} = {self.values[i - 1]}" for i in (me, by >> PLACES)
+        )
         places = [(self.op.span, "the iterations of this loop are independent")]
         if before.span != op.span:
-            places.insert(0, (before.span, f"iteration {self.variable} = {them}, here"))
-        too = " too, at the same place" if before.span == op.span else " too" * (kind == earlier)
+            places.insert(0, (before.span, f"{then}, here"))
+        too = " too" * (kind == earlier) + ", at the same place" * (before.span == op.span)
+        sort = next(k for k in ("add", "read", "write") if k in (kind, earlier))
         return RaceError(
-            f"{mine} {NOW[kind]} {elements}, which {other} {THEN[earlier]}{too}",
+            f"{now} {NOW[kind]} {elements}, which {then} {THEN[earlier]}{too}",
             op.span,
             places=[place for place in places if place[0] != NOWHERE],
-            help=HELP["add" if "add" in (kind, earlier) else "read" if "read" in (kind, earlier) else "write"],
+            help=HELP[sort],
         )

@@ -144,17 +144,20 @@ class Origin:
 
     def error(self, position: int, count: int, reaches: str, where: Span) -> UnsetError:
         """The report for `count` elements of which `position` is one."""
-        message, help = self._words(position)
+        message, advice = self._words(position)
         more = f", {count} elements in all" if count > 1 else ""
+        if self.op.attr("atomic"):
+            return UnsetError(message + more, self.op.span, help=advice)
         if where == self.op.span:
-            return UnsetError(f"{message}, and {reaches}{more}", where, help=help)
-        return UnsetError(
-            message, self.op.span, help=help, places=[(where, f"{reaches} here{more}")]
-        )
+            return UnsetError(f"{message}, and {reaches}{more}", where, help=advice)
+        places = [(where, f"{reaches} here{more}")]
+        return UnsetError(message, self.op.span, help=advice, places=places)
 
     def _words(self, position: int) -> tuple[str, str]:
+        """What is wrong with an element, and what to do about it."""
         if self.storage is not None:
-            message = f"{self.storage.element(position)} is read before it is written"
+            verb = "added to" if self.op.attr("atomic") else "read"
+            message = f"{self.storage.element(position)} is {verb} before it is written"
             if self.storage.role == "out":
                 return message, "write it first, or annotate it pl.InOut if its contents matter"
             return message, "write it first, or give pl.create_tensor an init_value"
