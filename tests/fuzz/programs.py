@@ -63,6 +63,8 @@ class Scope:
     writable: list[Value] = field(default_factory=list)
     rows: tuple[Operand, int] | None = None  # inside a parallel loop: the first row, and how many
     columns: tuple[Operand, int] | None = None  # the same for a loop over columns
+    left: Operand | None = None  # how many of `rows` there are, where the last block may overhang
+    sums: list[Value] = field(default_factory=list)  # tensors that iterations only add to
     depth: int = 0
 
     @property
@@ -78,6 +80,8 @@ class Scope:
             list(self.writable),
             self.rows,
             self.columns,
+            self.left,
+            list(self.sums),
             self.depth + 1,
         )
 
@@ -175,8 +179,16 @@ class Author:
         elif what in (1, 2, 3) and scope.depth == 0:
             sizes = [n for n in (1, 2, 3, 4, 6, 13) if self.height % n == 0]
             size = self.pick(sizes)
+            bounds: tuple[Operand, Operand] = (index(0), index(self.height))
+            tail = self.often(35)
+            if tail:
+                size = self.pick((3, 4, 5, 7, 8, 16))
+                bounds = (
+                    self.clamped(scope, 0, self.height) if self.often(40) else index(0),
+                    self.clamped(scope, 0, self.height) if self.often(40) else index(self.height),
+                )
             for _ in range(1 + self.random.randrange(2)):  # loops of equal bounds may become one
-                self.parallel(scope, size)
+                self.parallel(scope, size, bounds, tail)
         elif what == 4 and scope.depth < 2:
             self.sequential(scope)
         elif what == 5 and scope.depth < 2:
@@ -204,14 +216,21 @@ class Author:
         for _ in range(1 + self.random.randrange(2)):
             self.store(scope)
 
-    def parallel(self, scope: Scope, size: int) -> None:
-        """Rows in blocks; an iteration writes its own rows only, and reads what nobody else writes."""
+    def parallel(
+        self, scope: Scope, size: int, bounds: tuple[Operand, Operand], tail: bool
+    ) -> None:
+        """Rows in blocks; an iteration writes its own rows only, and reads what nobody else writes.
+
+        tail: the last block may reach past the end, and only some of its rows are valid.
+        """
         variable = self.b.fresh(ScalarType(INDEX), "i")
         inner = scope.inner()
         inner.rows = (variable, size)
-        inner.scalars.append((variable, 0, self.height - size))
+        inner.scalars.append((variable, 0, self.height - (1 if tail else size)))
         self.claim(scope, inner, [t for t in scope.writable if self.is_whole(t)])
         with self.b.block() as ops:
+            if tail:
+                inner.left = self.b.min(self.b.sub(bounds[1], variable), index(size))
             if self.often(30):
                 mine = self.b.value(
                     "create",
@@ -228,15 +247,48 @@ class Author:
                 self.region(inner)
             self.b.op("yield", ())
         kind = self.pick(("parallel", "spmd"))
-        bounds = (index(0), index(self.height), index(size))
-        self.b.structured("for", bounds, [Block((variable,), tuple(ops))], kind=kind)
+        operands = (*bounds, index(size))
+        self.b.structured("for", operands, [Block((variable,), tuple(ops))], kind=kind)
 
     def claim(self, scope: Scope, inner: Scope, whole: list[Value]) -> None:
         """Let a parallel loop write one or two of these tensors; nobody reads what others write of them."""
         written = [self.pick(whole) for _ in range(1 + self.random.randrange(2))] if whole else []
-        roots = {self.root(t) for t in written}
+        if self.often(25):
+            inner.sums = [self.sum_of(scope, written)]
+        roots = {self.root(t) for t in (*written, *inner.sums)}
         inner.writable = written
         inner.readable = [t for t in scope.readable if t in written or self.root(t) not in roots]
+
+    def sum_of(self, scope: Scope, written: list[Value]) -> Value:
+        """A tensor that iterations add to: of integers, which wrap, or zeros that get whole numbers only."""
+        roots = {self.root(t) for t in written}
+        integers = [
+            t for t in scope.writable if not t.type.dtype.is_float and self.root(t) not in roots
+        ]
+        if integers and self.often(60):
+            return self.pick(integers)
+        shape = (self.pick(ROWS), self.pick(COLUMNS))
+        total = self.b.value("create", (), "t", shape=shape, dtype=FP32, value=0)
+        scope.readable.append(total)
+        return total
+
+    def add_to_sum(self, scope: Scope) -> None:
+        """An atomic store to anywhere in a tensor that this loop only adds to."""
+        target = self.pick(scope.sums)
+        rows, columns = target.type.shape
+        fitting = [
+            t
+            for t in scope.tiles
+            if len(t.shape) == 2 and t.shape[0] <= rows and t.shape[1] <= columns
+        ]
+        if not fitting:
+            return
+        tile = self.pick(fitting)
+        dtype = target.type.dtype
+        value = self.small(tile, dtype)
+        h, w = tile.shape
+        at = [self.offset(scope, rows - h), self.offset(scope, columns - w)]
+        self.b.op("store", [value, target, *at, *tile.extents], shape=(h, w), atomic="add")
 
     def parallel_columns(self, scope: Scope) -> None:
         """Columns in blocks; mostly products of factors in memory, a stretch of K at a time or at once."""
@@ -484,6 +536,9 @@ class Author:
         valid: tuple[Operand, Operand] | None = None
         if self.often(20):
             valid = (self.clamped(scope, 0, h), self.clamped(scope, 0, w))
+        if scope.left is not None and scope.rows is not None and start is scope.rows[0]:
+            rows_there, columns_there = valid or (index(h), index(w))
+            valid = (self.b.min(scope.left, rows_there), columns_there)
         counts = valid or (index(h), index(w))
         value = self.b.value("load", [tensor, *at, *counts], "l", shape=(h, w))
         scope.tiles.append(Tile(value, None if valid == (index(h), index(w)) else valid))
@@ -495,6 +550,8 @@ class Author:
             if scope.rows is not None and t.type.shape[0] == scope.rows[1] and self.is_private(t)
         ]
         targets = [*scope.writable, *private]
+        if scope.sums and self.often(30):
+            self.add_to_sum(scope)
         if not targets:
             return
         target = self.pick(targets)
@@ -522,8 +579,12 @@ class Author:
         if tile.dtype != target.type.dtype:
             value = self.op("cast", value, to=target.type.dtype, mode=self.pick(ROUNDING_MODES))
         h, w = tile.shape
+        counts = tile.extents
         if scope.rows is None or target in private:
             start = self.offset(scope, rows - h)
+        elif scope.left is not None:
+            start = scope.rows[0]
+            counts[0] = self.b.min(counts[0], scope.left)
         else:
             start = self.b.add(scope.rows[0], index(self.random.randrange(limit - h + 1)))
         at = [start, self.offset(scope, columns - w)]
@@ -532,7 +593,7 @@ class Author:
         attrs = {}
         if self.often(6) and not target.type.dtype.is_float and not scope.shared:
             attrs["atomic"] = "add"
-        self.b.op("store", [value, target, *at, *tile.extents], shape=(h, w), **attrs)
+        self.b.op("store", [value, target, *at, *counts], shape=(h, w), **attrs)
 
     def is_private(self, tensor: Value) -> bool:
         made = self.maker(tensor)

@@ -164,17 +164,23 @@ class RowEmitter:
         return self.dynamic_mask(chunk, count)
 
     def load_chunk(self, place: Place, chunk: Chunk, dynamic: bool = False) -> ir.Value:
-        """Sixteen columns from memory; lanes that may not be touched are 0."""
+        """Sixteen columns from memory; lanes that may not be touched are 0.
+
+        LLVM must not know a mask that also asks for the row: a load of FP32 or INT32 lanes whose upper half
+        is surely off makes it stop (LLVM 22, AVX-512).
+        """
         b = self.b
         kind = vector(memory_type(place.dtype), LANES)
         address = offset(b, place.at(b, self.pad(place)), self.scaled_base(chunk, place))
+        count, row = place.valid[-1], self.row_is_valid(place)
+        if row is not None and count != place.shape[-1]:
+            count = opaque(b, value_of(count))
         if dynamic:
-            mask = self.dynamic_mask(chunk, place.valid[-1])
+            mask = self.dynamic_mask(chunk, count)
         elif place.padded and place.valid[-1] == place.shape[-1]:
             mask = None
         else:
-            mask = self.column_mask(chunk, place.valid[-1], place.shape[-1])
-        row = self.row_is_valid(place)
+            mask = self.column_mask(chunk, count, place.shape[-1])
         if row is not None:
             rows = self.lanes.spread(row, LANES)
             mask = rows if mask is None else b.and_(mask, rows)
