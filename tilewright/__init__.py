@@ -10,24 +10,32 @@ from tilewright.errors import (
     ArgumentError,
     ArgumentValueError,
     BoundsError,
+    CheckFailed,
     CompilerBug,
     KernelError,
     ParserError,
+    RaceError,
+    UnsetError,
 )
 from tilewright.language.kernel import Kernel, jit
 
 __version__ = "0.1.0"
 
 Specialization = _launching.Specialization
+check = _launching.check
 
 __all__ = [
     "ArgumentError",
     "ArgumentValueError",
     "BoundsError",
+    "CheckFailed",
     "CompilerBug",
     "Kernel",
     "KernelError",
     "ParserError",
+    "RaceError",
     "Specialization",
+    "UnsetError",
+    "check",
     "jit",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tilewright import knobs
 from tilewright.arguments import Bound, bind, check_overlap
 from tilewright.dtypes import DType
 from tilewright.errors import ArgumentError, ArgumentValueError
@@ -106,6 +107,10 @@ class BoundKernel:
         """As a call, on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
+        if knobs.checking():
+            for fixed in self._frozen.values():
+                _require_tensor(fixed)
+            return self.kernel.run(**bound.values, threads=threads)
         plan = self._plan(bound, threads)
         check_overlap(self.kernel, bound, plan.written)
         fresh = fresh_results(plan.entry.traced)

@@ -19,6 +19,7 @@ class KernelError(Exception):
     span:    where the author wrote it, if a line is to blame.
     notes:   further facts, one per line (shapes, where an operand came from).
     help:    one thing to try.
+    places:  other lines that take part, each with what happens there.
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class KernelError(Exception):
         span: Span | None = None,
         notes: Sequence[str] = (),
         help: str | None = None,
+        places: Sequence[tuple[Span, str]] = (),
     ) -> None:
         self.message = message
         self.span = span
         self.notes = tuple(notes)
         self.help = help
+        self.places = tuple(places)
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -78,6 +81,26 @@ class BoundsError(KernelError, IndexError):
     """A window or an element outside its tensor, found at run time before the access."""
 
 
+class UnsetError(KernelError):
+    """Contents that nobody defined (fresh memory, what is not valid) reach where they matter."""
+
+
+class RaceError(KernelError):
+    """Iterations of a parallel loop that are not independent."""
+
+
+class CheckFailed(KernelError):
+    """What a checking run found: every mistake of the run, one report a place."""
+
+    def __init__(self, name: str, reports: Sequence[KernelError]) -> None:
+        self.reports = tuple(reports)
+        count = "1 mistake" if len(self.reports) == 1 else f"{len(self.reports)} mistakes"
+        super().__init__(f"{count} found in a checked run of {name!r}")
+
+    def __str__(self) -> str:
+        return "\n\n".join([*map(str, self.reports), self.message])
+
+
 def outside(
     subject: str,
     access: str,
@@ -122,19 +145,23 @@ def render(error: KernelError) -> str:
         lines.append(f"error: {error.message}")
         margin = 0
     else:
-        lines.append(f"{error.span}: error: {error.message}")
         margin = len(str(error.span.line)) + 2
-        lines += _excerpt(error.span, margin)
-        caller = error.span.caller
-        while caller is not None:
-            lines.append(f"{caller}: note: inlined here")
-            lines += _excerpt(caller, margin)
-            caller = caller.caller
+        lines += _place(error.span, f"error: {error.message}", margin)
+    for span, what in error.places:
+        lines += _place(span, f"note: {what}", margin)
     indent = " " * (margin + 1)
     lines += [f"{indent} = {note}" for note in error.notes]
     if error.help is not None:
         lines.append(f"{indent} = help: {error.help}")
     return "\n".join(lines)
+
+
+def _place(span: Span, what: str, margin: int) -> list[str]:
+    """What happens at a place, the line it is written on, and the calls that it was inlined at."""
+    lines = [f"{span}: {what}", *_excerpt(span, margin)]
+    if span.caller is not None:
+        lines += _place(span.caller, "note: inlined here", margin)
+    return lines
 
 
 def _excerpt(span: Span, margin: int) -> list[str]:

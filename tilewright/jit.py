@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tilewright import knobs
 from tilewright.arguments import Bound, Slot, bind, check_annotations, check_overlap, slots_of
-from tilewright.errors import ArgumentValueError
+from tilewright.errors import ArgumentValueError, CheckFailed, KernelError
 from tilewright.frontend import (
     NeedsConstant,
     ScalarArgument,
@@ -82,11 +83,11 @@ class State:
 class _Interpreted:
     """A program run by the interpreter."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, traced: Traced) -> None:
         from tilewright.machine import host
         from tilewright.passes.prepare import prepare
 
-        self.function = prepare(function, host())
+        self.function = prepare(traced.function, host())
 
     def run(self, args: Sequence[Any], threads: int | None) -> None:
         from tilewright.interpreter import run
@@ -94,18 +95,55 @@ class _Interpreted:
         run(self.function, args)
 
 
-def _native(function: Function) -> Executable:
+_FILLED: ContextVar[tuple[Any, ...]] = ContextVar("filled", default=())
+
+
+@contextmanager
+def filled(tensors: Sequence[Any]) -> Iterator[None]:
+    """Within, a checking run takes these arguments as initialised, also where the kernel says Out."""
+    token = _FILLED.set(tuple(tensors))
+    try:
+        yield
+    finally:
+        _FILLED.reset(token)
+
+
+class _Checked:
+    """A program run by the interpreter, looking for races, bounds and undefined contents."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+
+    def run(self, args: Sequence[Any], threads: int | None) -> None:
+        """Raises CheckFailed with everything that was found, after the run."""
+        from tilewright.interpreter import check
+        from tilewright.machine import host
+        from tilewright.passes.split_barriers import split_barriers
+
+        function = split_barriers(self.traced.function, host())
+        returned = [r.name for r in self.traced.fresh_results if not r.promised]
+        holding = {id(x) for x in _FILLED.get()}
+        held = [
+            p.value.name for p, x in zip(function.params, args, strict=True) if id(x) in holding
+        ]
+        reports = check(function, args, returned=returned, filled=held)
+        if reports:
+            raise CheckFailed(function.name, reports)
+
+
+def _native(traced: Traced) -> Executable:
     from tilewright.machine import host
     from tilewright.native import compile_native
     from tilewright.passes.prepare import prepare
 
-    executable: Executable = compile_native(prepare(function, host()))
+    executable: Executable = compile_native(prepare(traced.function, host()))
     return executable
 
 
-_COMPILERS: Mapping[str, Callable[[Function], Executable]] = {
+_COMPILERS: Mapping[str, Callable[[Traced], Executable]] = {
     "native": _native,
     "interpreter": _Interpreted,
+    "checked": _Checked,
 }
 _compiling = threading.RLock()
 
@@ -172,7 +210,23 @@ class _Launcher:
             _trace(program, state, bound)
 
 
+def check(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[KernelError, ...]:
+    """Call a kernel in a checking run; everything that was wrong with it, one report a place.
+
+    Found are windows and indices out of bounds, undefined contents that reach an output, a condition or
+    an address, and iterations of parallel loops that touch the same element. The arguments hold the
+    results afterwards.
+    """
+    try:
+        kernel.run(*args, backend="checked", **kwargs)
+    except CheckFailed as failed:
+        return failed.reports
+    return ()
+
+
 def _backend(asked: str | None) -> str:
+    if knobs.checking():
+        return "checked"
     if asked is None:
         return knobs.backend()
     if asked not in _COMPILERS:
@@ -232,7 +286,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
             return found
         entry = entry_of(kernel, state, bound)
         started = time.perf_counter()
-        executable = _COMPILERS[backend](entry.traced.function)
+        executable = _COMPILERS[backend](entry.traced)
         seconds = entry.trace_seconds + time.perf_counter() - started
         special = Specialization(kernel, backend, entry.traced, executable, seconds)
         entry.ready[backend] = special

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tilewright.errors import ArgumentValueError
 
-BACKENDS = ("native", "interpreter")
+BACKENDS = ("native", "interpreter", "checked")
 BOUNDS_MODES = ("error", "zeros")
 
 # When this process loaded the package: code written later is not the code that runs.
@@ -42,9 +42,16 @@ class Knob:
         raise ArgumentValueError(f"{self.name} is {self.value!r}", help="set it to 1 or 0")
 
 
-BACKEND = Knob("TILEWRIGHT_BACKEND", "native", "How kernels run by default: native or interpreter.")
+BACKEND = Knob(
+    "TILEWRIGHT_BACKEND", "native", "How kernels run by default: native, interpreter or checked."
+)
 THREADS = Knob(
     "TILEWRIGHT_THREADS", "0", "Threads a kernel may use; 0 means as many as Torch uses."
+)
+CHECK = Knob(
+    "TILEWRIGHT_CHECK",
+    "0",
+    "Run every kernel checked, whatever back end was asked for: races, bounds, undefined contents.",
 )
 VERIFY = Knob("TILEWRIGHT_VERIFY", "0", "Look for broken programs between passes (1) or not (0).")
 ANNOTATIONS = Knob(
@@ -75,6 +82,7 @@ GOLDEN_THREADS = Knob(
 KNOBS = (
     BACKEND,
     THREADS,
+    CHECK,
     VERIFY,
     ANNOTATIONS,
     CACHE,
@@ -115,6 +123,11 @@ def threads() -> int | None:
             f"{THREADS.name} is {text!r}", help="set it to 0 or a positive number"
         )
     return int(text) or None
+
+
+def checking() -> bool:
+    """Whether every kernel runs checked."""
+    return CHECK.flag()
 
 
 def verify() -> bool:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import Program, shown, write_program
 
+from tilewright.interpreter import check as search
 from tilewright.interpreter import run
 from tilewright.ir.nodes import Function
 from tilewright.ir.parser import parse
@@ -41,8 +42,12 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def copies(program: Program) -> list[object]:
+    return [x.clone() if isinstance(x, torch.Tensor) else x for x in program.args]
+
+
 def interpreted(function: Function, program: Program, **options: object) -> list[torch.Tensor]:
-    args = [x.clone() if isinstance(x, torch.Tensor) else x for x in program.args]
+    args = copies(program)
     with one_torch_thread():
         run(function, args, **options)  # type: ignore[arg-type]
     return [x for x in args if isinstance(x, torch.Tensor)]
@@ -58,7 +63,7 @@ def same(wanted: list[torch.Tensor], got: list[torch.Tensor], when: str) -> None
 
 
 def check(program: Program) -> None:
-    """Interpreted plain, poisoned and shuffled; after every pass; natively on several threads."""
+    """Interpreted plain, poisoned, shuffled and checked; after every pass; natively on several threads."""
     function = program.function
     verify(function)
     assert parse(to_text(function)) == function
@@ -69,6 +74,9 @@ def check(program: Program) -> None:
     same(
         wanted, interpreted(function, program, order="shuffled"), "the program depends on an order"
     )
+
+    with one_torch_thread():
+        assert search(function, copies(program)) == (), "a checked run finds a mistake"
 
     last = function
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Warm calls that are timed, the median of which is shown. The interpreter takes long and needs only
 # the one that shows its result to repeat.
-REPEATS = {"native": 9, "interpreter": 1}
+REPEATS = {"native": 9, "interpreter": 1, "checked": 1}
 BASELINE_REPEATS = 3
 
 ALL = "all"
@@ -72,7 +72,10 @@ def check(
     seed: options.Seed = 0,
     backend: Annotated[
         options.Backend | None,
-        typer.Option(help="What runs the kernel. [default: native; all: both]"),
+        typer.Option(
+            help="What runs the kernel; checked looks for races, bounds and undefined contents."
+            " [default: native; all: both]"
+        ),
     ] = None,
     rope: Annotated[
         options.RopeTable | None, typer.Option(help="RoPE table. [default: plain; all: both]")

@@ -17,6 +17,7 @@ class Preset(str, enum.Enum):
 class Backend(str, enum.Enum):
     native = "native"
     interpreter = "interpreter"
+    checked = "checked"
 
 
 class RopeTable(str, enum.Enum):

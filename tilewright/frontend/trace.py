@@ -53,12 +53,13 @@ Argument = TensorArgument | ScalarArgument
 @dataclass(frozen=True, slots=True)
 class FreshResult:
     """A tensor that the program makes and returns: one more `out` parameter, filled with `fill`
-    before the run.
+    before the run; `promised` when the author asked for that.
     """
 
     name: str
     type: TensorType
     fill: int | float
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,10 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
         replace(p, direction="inout") if p.direction == "in" and p.value.name in t.written else p
         for p in params
     ]
-    added = [Param(Value(r.name, r.type), "out", t.span(source.function)) for r in fresh]
+    added = [
+        Param(Value(r.name, r.type), "inout" if r.promised else "out", t.span(source.function))
+        for r in fresh
+    ]
     function = Function(
         kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function)
     )
@@ -190,7 +194,9 @@ def _fresh_results(
         if op.name == "create" and op.result.name in roots:
             kind = op.result.type
             assert isinstance(kind, TensorType)
-            fresh.append(FreshResult(op.result.name, kind, op.attr("value", 0)))
+            fresh.append(
+                FreshResult(op.result.name, kind, op.attr("value", 0), op.attr("value") is not None)
+            )
         else:
             kept.append(op)
     return kept, fresh

@@ -12,6 +12,7 @@ from torch import Tensor
 from tilewright.golden.guards import POISONS, Guarded, guarded
 from tilewright.golden.result import Bench
 from tilewright.golden.spec import Spec, TensorSpec
+from tilewright.jit import filled
 
 
 class Launch:
@@ -71,9 +72,11 @@ class Launch:
                 self.arguments[spec.name].copy_(self.snapshot[spec.name])
         args = [self.arguments[spec.name] for spec in given_to(self.fn, self.specs)]
         call = self.fn.run if self.options else self.fn
-        started = time.perf_counter()
-        result = call(*args, **self.options)
-        seconds = time.perf_counter() - started
+        held = [self.arguments[s.name] for s in outputs_of(self.specs) if s.role == "in-out"]
+        with filled(held):
+            started = time.perf_counter()
+            result = call(*args, **self.options)
+            seconds = time.perf_counter() - started
         self._keep(result, self.specs[len(args) :])
         for name, guard in self.guards.items():
             trespass = guard.trespass(poison)

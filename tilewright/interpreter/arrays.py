@@ -29,20 +29,27 @@ def wrapped(x: torch.Tensor, dtype: DType) -> torch.Tensor:
     return x.to(storage(dtype))
 
 
-def poison_value(dtype: DType) -> float | int | bool:
-    """What unspecified elements hold in poison mode: NaN, or 0x4D in every byte."""
+def poison_value(dtype: DType, variant: int = 0) -> float | int | bool:
+    """What unspecified elements hold in poison mode: NaN, or 0x4D in every byte.
+
+    Variants 1 and 2 are other contents that they may as well have: what differs between the three
+    depends on them.
+    """
     if dtype.is_float:
-        return math.nan
+        return (math.nan, 0.0, -1.75)[variant]
     if dtype == BOOL:
-        return True
-    return int.from_bytes(bytes([POISON_BYTE]) * dtype.nbytes, "little")
+        return variant != 1
+    pattern = int.from_bytes(bytes([POISON_BYTE]) * dtype.nbytes, "little")
+    return (pattern, 0, wrap_int(~pattern, dtype))[variant]
 
 
-def unspecified(shape: tuple[int, ...], dtype: DType, poison: bool) -> torch.Tensor:
+def unspecified(
+    shape: tuple[int, ...], dtype: DType, poison: bool, variant: int = 0
+) -> torch.Tensor:
     """An array whose contents a program may not rely on: zeros, or poison."""
     if not poison:
         return torch.zeros(shape, dtype=storage(dtype))
-    return torch.full(shape, poison_value(dtype), dtype=storage(dtype))
+    return constant(poison_value(dtype, variant), shape, dtype)
 
 
 def leading(x: torch.Tensor, extents: tuple[int, ...]) -> torch.Tensor:

@@ -17,12 +17,13 @@ Array = torch.Tensor
 def gather(call: Call, a: Array, index: Array) -> Array:
     """Torch's gather; an index outside the axis gives an unspecified element."""
     axis = call["dim"]
-    near = index.long().clamp(0, a.shape[axis] - 1)
+    near = call.within(1, index, a.shape[axis])
     if call.dtype in FP8:  # Torch gathers their bytes
         picked = torch.gather(a.view(torch.uint8), axis, near).view(a.dtype)
     else:
         picked = torch.gather(a, axis, near)
-    return torch.where(near == index, picked, call.blank())
+    inside = near == index
+    return picked if bool(inside.all()) else torch.where(inside, picked, call.blank())
 
 
 @meaning("find")
@@ -47,7 +48,8 @@ def scatter(call: Call, a: Array, index: Array, source: Array) -> Array:
     for at in torch.cartesian_prod(*map(torch.arange, index.shape)).view(-1, index.dim()).tolist():
         where = int(index[tuple(at)])
         if 0 <= where < a.shape[axis]:
-            out[(*at[:axis], where, *at[axis + 1 :])] = source[tuple(at)]
+            place = (*at[:axis], where, *at[axis + 1 :])
+            out[place] = source[tuple(at)]
     return out
 
 

@@ -17,10 +17,13 @@ from tilewright.ir.types import TileType
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One op being run; `poison` asks for NaN (or 0x4D bytes) where contents are unspecified."""
+    """One op being run; `poison` asks for NaN (or 0x4D bytes) where contents are unspecified, and
+    `variant` for other contents instead (see `poison_value`).
+    """
 
     op: Op
     poison: bool
+    variant: int = 0
 
     def __getitem__(self, key: str) -> Attr:
         """An attribute that must be there."""
@@ -47,7 +50,12 @@ class Call:
 
     def blank(self, shape: tuple[int, ...] | None = None) -> torch.Tensor:
         """A tile of unspecified contents, shaped like the result unless told otherwise."""
-        return unspecified(self.type.shape if shape is None else shape, self.dtype, self.poison)
+        shape = self.type.shape if shape is None else shape
+        return unspecified(shape, self.dtype, self.poison, self.variant)
+
+    def within(self, position: int, index: torch.Tensor, extent: int) -> torch.Tensor:
+        """The indices that operand `position` holds, those outside the axis moved to its ends."""
+        return index.long().clamp(0, extent - 1)
 
     def subject(self, position: int) -> str:
         """The author's name for an operand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -24,12 +25,18 @@ from tilewright.ir.types import TensorType
 from tilewright.span import Span
 
 
+class Watch(Protocol):
+    """What looks on while a program touches one storage."""
+
+    def touched(self, memory: Memory, offsets: Sequence[int], counts: Sequence[int]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a tensor value is while running: `type.shape` elements of a storage from `start`.
 
     `exists` counts the elements along each axis that are really there: a window may overhang its
-    tensor as long as nobody touches the excess.
+    tensor as long as nobody touches the excess. `watch` sees every part that an operator takes.
     """
 
     array: torch.Tensor
@@ -37,9 +44,12 @@ class Memory:
     type: TensorType
     exists: tuple[int, ...]
     name: str
+    watch: Watch | None = None
 
     def part(self, offsets: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
         """A Torch view of `counts` elements at `offsets`, already known to be inside."""
+        if self.watch is not None:
+            self.watch.touched(self, offsets, counts)
         start = self.start + sum(o * s for o, s in zip(offsets, self.type.strides, strict=True))
         return torch.as_strided(self.array, tuple(counts), self.type.strides, start)
 

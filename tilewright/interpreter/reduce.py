@@ -60,10 +60,11 @@ def col_min(call: Call, a: Array, *valid: int) -> Array:
 def _reduce(call: Call, a: Array, valid: tuple[int, ...], axis: int, reduce: Reduce) -> Array:
     """Reduce the valid part; results that belong to no valid row (column) stay unspecified."""
     require_valid(a.shape, valid, call.op.span)
+    reduced = reduce(leading(a, valid), axis)
+    if reduced.shape == call.type.shape:
+        return reduced.contiguous()
     out = call.blank()
-    extents = list(valid)
-    extents[axis] = 1
-    leading(out, tuple(extents)).copy_(reduce(leading(a, valid), axis))
+    leading(out, tuple(reduced.shape)).copy_(reduced)
     return out
 
 

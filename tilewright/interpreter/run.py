@@ -52,16 +52,7 @@ def run(
     Raises BoundsError before an access outside a tensor, KernelError where a check in the program
     fails, ArgumentError when `args` do not fit the parameters.
     """
-    if len(args) != len(function.params):
-        raise ArgumentError(
-            f"{function.name} takes {len(function.params)} arguments, got {len(args)}",
-            function.span,
-        )
-    machine = _Machine(poison, order)
-    for param, arg in zip(function.params, args, strict=True):
-        machine.names[param.value.name] = _argument(param, arg)
-    machine.block(function.body)
-    return machine.returned
+    return Machine(poison, order).run(function, args)
 
 
 def _argument(param: Param, arg: Any) -> Any:
@@ -98,8 +89,12 @@ def _strides_fit(arg: torch.Tensor, type: TensorType) -> bool:
     return all(found == wanted for extent, found, wanted in pairs if extent > 1)
 
 
-class _Machine:
-    """The state of one run: what each name holds."""
+class Machine:
+    """The state of one run: what each name holds.
+
+    `checked.Checker` is this machine with more done at four points: `plain` around an operator, `decided`
+    where a number decides which way the program goes, `counted` and `trip` around loops and iterations.
+    """
 
     def __init__(self, poison: bool, order: Order) -> None:
         self.names: dict[str, Any] = {}
@@ -107,10 +102,34 @@ class _Machine:
         self.random = random.Random(SHUFFLE_SEED)
         self.returned: tuple[torch.Tensor, ...] = ()
 
+    def run(self, function: Function, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """Take the arguments, run the body; what its `return` names."""
+        if len(args) != len(function.params):
+            raise ArgumentError(
+                f"{function.name} takes {len(function.params)} arguments, got {len(args)}",
+                function.span,
+            )
+        for param, arg in zip(function.params, args, strict=True):
+            self.names[param.value.name] = self.argument(param, arg)
+        self.block(function.body)
+        return self.returned
+
+    def argument(self, param: Param, arg: Any) -> Any:
+        """What a parameter holds."""
+        return _argument(param, arg)
+
     def value(self, operand: Operand) -> Any:
         if isinstance(operand, Const):
             return fp32(operand.value) if operand.dtype.is_float else operand.value
         return self.names[operand.name]
+
+    def steer(self, op: Op, operand: Operand) -> Any:
+        """A condition or a bound of `op`."""
+        return self.decided(op, self.value(operand))
+
+    def decided(self, op: Op, value: Any) -> Any:
+        """The number that decides which way `op` goes."""
+        return value
 
     def values(self, operands: Sequence[Operand]) -> list[Any]:
         return [self.value(x) for x in operands]
@@ -130,7 +149,7 @@ class _Machine:
             case "while":
                 results = self.conditional(op)
             case "if":
-                results = self.block(op.blocks[0 if self.value(op.operands[0]) else 1])
+                results = self.block(op.blocks[0 if self.steer(op, op.operands[0]) else 1])
             case "at" | "sweep" | "serial":
                 results = self.block(op.blocks[0])
             case "return":
@@ -142,24 +161,14 @@ class _Machine:
             self.names[value.name] = result
 
     def plain(self, op: Op) -> list[Any]:
-        """One op of the table by its meaning. A failure of our own says which op it was."""
-        if op.name not in MEANINGS:
-            raise CompilerBug(f"the interpreter does not know {op.name!r}", op_text(op))
-        try:
-            result = MEANINGS[op.name](Call(op, self.poison), *self.values(op.operands))
-        except KernelError:
-            raise
-        except Exception as failure:
-            raise CompilerBug(
-                f"interpreting the op written at {op.span}: {failure!r}",
-                op_text(op),
-            ) from failure
+        """One op of the table by its meaning."""
+        result = meant(Call(op, self.poison), self.values(op.operands))
         return [result] if op.results else []
 
     def conditional(self, op: Op) -> list[Any]:
         """As long as the first carried value is true."""
         carried = self.values(op.operands)
-        while carried[0]:
+        while self.decided(op, carried[0]):
             for arg, value in zip(op.blocks[0].args, carried, strict=True):
                 self.names[arg.name] = value
             carried = self.block(op.blocks[0])
@@ -167,19 +176,22 @@ class _Machine:
 
     def counted(self, op: Op) -> list[Any]:
         """Carried values go from one trip to the next; bounds were evaluated once."""
-        start, stop, step, *carried = self.values(op.operands)
+        start, stop, step = (self.steer(op, bound) for bound in op.operands[:3])
+        carried = self.values(op.operands[3:])
         if step == 0:
             raise KernelError("the step of a loop is 0", op.span, help="use a positive step")
         trips: Sequence[int] = range(start, stop, step)
         if op.attr("kind") in UNORDERED and self.order != "ascending":
             trips = self.reordered(trips)
-        variable, *args = op.blocks[0].args
         for i in trips:
-            self.names[variable.name] = i
-            for arg, value in zip(args, carried, strict=True):
-                self.names[arg.name] = value
-            carried = self.block(op.blocks[0])
+            carried = self.trip(op, i, carried)
         return carried
+
+    def trip(self, op: Op, i: int, carried: list[Any]) -> list[Any]:
+        """One iteration: what it hands to the next."""
+        for arg, value in zip(op.blocks[0].args, (i, *carried), strict=True):
+            self.names[arg.name] = value
+        return self.block(op.blocks[0])
 
     def reordered(self, trips: Sequence[int]) -> Sequence[int]:
         if self.order == "reverse":
@@ -187,3 +199,19 @@ class _Machine:
         shuffled = list(trips)
         self.random.shuffle(shuffled)
         return shuffled
+
+
+def meant(call: Call, values: Sequence[Any]) -> Any:
+    """What an operator gives. A failure of our own says which op it was."""
+    op = call.op
+    if op.name not in MEANINGS:
+        raise CompilerBug(f"the interpreter does not know {op.name!r}", op_text(op))
+    try:
+        return MEANINGS[op.name](call, *values)
+    except KernelError:
+        raise
+    except Exception as failure:
+        raise CompilerBug(
+            f"interpreting the op written at {op.span}: {failure!r}",
+            op_text(op),
+        ) from failure

@@ -18,6 +18,8 @@ from tilewright.interpreter.memory import (
 
 @meaning("full")
 def full(call: Call) -> torch.Tensor:
+    if call.get("fresh"):
+        return call.blank()
     return constant(cast_scalar(call["value"], call.dtype), call.type.shape, call.dtype)
 
 
@@ -70,6 +72,14 @@ def transpose(call: Call, a: torch.Tensor) -> torch.Tensor:
 @meaning("concat")
 def concat(call: Call, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cat((a, b), 1)
+
+
+@meaning("limit")
+def limit(call: Call, a: torch.Tensor, *valid: int) -> torch.Tensor:
+    require_valid(a.shape, valid, call.op.span)
+    out = call.blank()
+    leading(out, valid).copy_(leading(a, valid))
+    return out
 
 
 @meaning("fillpad")

@@ -11,6 +11,7 @@ from tilewright import knobs
 from tilewright.ir.nodes import Function
 from tilewright.machine import Machine
 from tilewright.passes.check_windows import check_windows
+from tilewright.passes.drop_limits import drop_limits
 from tilewright.passes.fold_constants import fold_constants
 from tilewright.passes.split_barriers import split_barriers
 from tilewright.passes.zero_outside import zero_outside
@@ -20,6 +21,7 @@ Observer = Callable[[str, Function], None]
 
 PREPARE: tuple[Pass, ...] = (
     split_barriers,  # first, so that no other pass meets a barrier
+    drop_limits,  # only a checking run, which takes the program as it was read, looks at them
     fold_constants,  # offsets become literals, so most windows are provably inside
     zero_outside,  # needs those literals to see what is inside; its loads are then checked like any other
     check_windows,  # the others get an explicit check, as early in the program as its offsets are known

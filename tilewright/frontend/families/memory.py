@@ -60,9 +60,9 @@ def create_tensor(t: Tracer, call: Call) -> Named:
             t, "create_tensor", constant(t, call, "init_value"), dtype, call.at("init_value")
         )
     if t.in_region:
-        return _filled(t, shape, dtype, 0 if value is None else value)
+        return _fresh(t, shape, dtype) if value is None else _filled(t, shape, dtype, value)
     tensor = t.emit(
-        "create", [], None if t.hint != "v" else "t", shape=shape, dtype=dtype, value=value or None
+        "create", [], None if t.hint != "v" else "t", shape=shape, dtype=dtype, value=value
     )
     return Tensor(tensor, tensor.name, fresh=True)
 
@@ -91,7 +91,7 @@ def create_block(t: Tracer, call: Call) -> Named:
     )
     if "transpose" in call.values and constant(t, call, "transpose"):
         shape = (*shape[:-2], shape[-1], shape[-2])
-    return _filled(t, shape, dtype, 0)
+    return _fresh(t, shape, dtype)
 
 
 @handles("full")
@@ -105,11 +105,18 @@ def full(t: Tracer, call: Call) -> Named:
     return _filled(t, shape, dtype, literal_as(t, "full", value, dtype, call.at("value")))
 
 
-def _filled(t: Tracer, shape: tuple[int, ...], dtype: DType, value: Any) -> Block:
+def _filled(
+    t: Tracer, shape: tuple[int, ...], dtype: DType, value: Any, fresh: bool = False
+) -> Block:
     t.need_region()
     if value == 0 and not math.copysign(1, value) < 0:
         value = False if dtype == BOOL else 0.0 if dtype.is_float else 0
-    return Block(t.emit("full", [], shape=shape, dtype=dtype, value=value))
+    return Block(t.emit("full", [], shape=shape, dtype=dtype, value=value, fresh=fresh or None))
+
+
+def _fresh(t: Tracer, shape: tuple[int, ...], dtype: DType) -> Block:
+    """A block that the author was promised no contents of; it holds zeros."""
+    return _filled(t, shape, dtype, 0, fresh=True)
 
 
 @handles("arange")
@@ -378,7 +385,7 @@ def set_validshape(t: Tracer, call: Call) -> Named:
         )
     valid = tuple(t.index(call[p], call.at(p), p) for p in ("rows", "cols"))
     check_valid(t, valid, x.shape, call.node)
-    return with_valid(x.value, valid)
+    return with_valid(t.emit("limit", [x.value, *valid]), valid)
 
 
 @handles("fillpad")

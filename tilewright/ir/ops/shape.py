@@ -22,7 +22,10 @@ from tilewright.ir.types import ScalarType, TileType, Type
 
 @operator("full", "")
 def _full(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """attrs['shape'] of attrs['dtype'], every element attrs['value']."""
+    """attrs['shape'] of attrs['dtype'], every element attrs['value'].
+
+    attrs['fresh']: the author was promised no contents and may not rely on them.
+    """
     return (TileType(tuple(attrs["shape"]), attrs["dtype"]),)
 
 
@@ -114,6 +117,14 @@ def _concat(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 @operator("fillpad", "tile, *valid")
 def _fillpad(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """The tile with every element outside `valid` replaced by attrs['value']."""
+    a = tile(operands[0], "the operand")
+    integers(operands[1:], len(a.shape), "valid extents")
+    return (a,)
+
+
+@operator("limit", "tile, *valid")
+def _limit(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
+    """The tile; from here on its elements outside `valid` are unspecified."""
     a = tile(operands[0], "the operand")
     integers(operands[1:], len(a.shape), "valid extents")
     return (a,)
