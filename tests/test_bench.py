@@ -188,7 +188,7 @@ def test_percentiles_lie_between_neighbours_in_proportion():
 # -- outputs are judged before anything is timed ---------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [name for name, e in KERNELS.items() if e.query == "int8"])
 def test_outputs_are_judged_in_parts_as_they_would_be_whole(kernel):
     several = problem(131, kernel)
     outputs = several.entry.reference(several.values, DEMO, torch.float32)
