@@ -98,7 +98,7 @@ def decode_positions(max_seq: int, tokens: int, seed: int) -> Tensor:
         raise ArgumentValueError(f"max_seq is {max_seq}, wanted at least {DECODE_SEQ}")
     sequences = math.ceil(tokens / DECODE_SEQ)
     last_start = max_seq - DECODE_SEQ
-    starts = torch.randint(last_start + 1, (sequences, 1), generator=_generator(seed, "positions"))
+    starts = torch.randint(last_start + 1, (sequences, 1), generator=generator(seed, "positions"))
     return (starts + torch.arange(DECODE_SEQ)).reshape(-1)[:tokens]
 
 
@@ -141,7 +141,7 @@ def _common(cfg: Config, tokens: int, seed: int, query: Query) -> list[Spec]:
 
     def normal(name: str, std: float, mean: float = 0.0) -> Callable[..., Tensor]:
         def draw(*shape: int) -> Tensor:
-            return torch.empty(shape).normal_(mean, std, generator=_generator(seed, name))
+            return torch.empty(shape).normal_(mean, std, generator=generator(seed, name))
 
         return draw
 
@@ -158,7 +158,7 @@ def _common(cfg: Config, tokens: int, seed: int, query: Query) -> list[Spec]:
     def column_scales(blocks: int, width: int) -> Tensor:
         # Weights of deviation 1 / sqrt(Q_LORA), columns up to three times apart.
         spread = torch.empty(blocks, width).uniform_(
-            0.5, 1.5, generator=_generator(seed, "wq_b_scale")
+            0.5, 1.5, generator=generator(seed, "wq_b_scale")
         )
         return spread / (CODE_STD * math.sqrt(q_lora))
 
@@ -208,6 +208,6 @@ def _outputs(cfg: Config, tokens: int, query: Query) -> list[Spec]:
     ]
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator(seed: int, name: str) -> torch.Generator:
     # Torch's generator keeps 32 bits of a seed; a checksum mixes both parts into them.
     return torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
