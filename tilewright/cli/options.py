@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,16 @@ class Backend(str, enum.Enum):
     interpreter = "interpreter"
 
 
+class Layout(str, enum.Enum):
+    release = "release"
+    hf = "hf"
+
+
+class WeightFormat(str, enum.Enum):
+    fp8 = "fp8"
+    bf16 = "bf16"
+
+
 class RopeTable(str, enum.Enum):
     plain = "plain"
     yarn = "yarn"
@@ -29,6 +40,15 @@ KernelName = Annotated[
     typer.Argument(
         metavar="KERNEL", help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode)."
     ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Weights from this checkpoint: its folder or a safetensors file."
+    ),
+]
+Layer = Annotated[
+    int | None, typer.Option(min=0, help="Layer of the checkpoint. [default: its first]")
 ]
 Tokens = Annotated[
     int | None,

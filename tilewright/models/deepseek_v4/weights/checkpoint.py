@@ -48,6 +48,15 @@ class Checkpoint:
         """The RoPE of a layer; None where no config says."""
         return self.model.ropes[layer] if layer < len(self.model.ropes) else None
 
+    def require(self, number: int) -> None:
+        """CheckpointError unless there is such a layer."""
+        problems = Problems(self.subject)
+        ropes = len(self.model.ropes)
+        if number not in self.layers or (ropes and number >= ropes):
+            there = f"layers {_ranges(tuple(n for n in self.layers if not ropes or n < ropes))}"
+            problems.add(f"layer {number}", there, "one of them", "name a layer that it has")
+            problems.raise_any()
+
     def stored(self, layer: int, problems: Problems) -> dict[str, Stored]:
         """The tensors of a layer by role, from headers; what is wrong with them goes to `problems`."""
         return stored_layer(
@@ -59,12 +68,7 @@ class Checkpoint:
 
         Raises CheckpointError with everything that is wrong with it.
         """
-        problems = Problems(self.subject)
-        ropes = len(self.model.ropes)
-        if number not in self.layers or (ropes and number >= ropes):
-            there = f"layers {_ranges(tuple(n for n in self.layers if not ropes or n < ropes))}"
-            problems.add(f"layer {number}", there, "one of them", "name a layer that it has")
-            problems.raise_any()
+        self.require(number)
         problems = Problems(f"layer {number} of {self.subject}")
         parts = self.stored(number, problems)
         block = self.model.block

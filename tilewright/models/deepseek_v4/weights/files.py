@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,8 @@ DTYPES = {
     torch.uint8: "U8",
 }
 
+ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -46,6 +49,11 @@ class Stored:
     @property
     def where(self) -> str:
         return f"{self.file}: {self.name}"
+
+    @property
+    def nbytes(self) -> int:
+        """Of the dtypes that we read; 0 for another."""
+        return prod(self.shape) * ITEM_BYTES.get(self.dtype, 0)
 
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
