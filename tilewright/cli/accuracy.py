@@ -18,6 +18,7 @@ from tilewright.errors import ArgumentValueError
 
 if TYPE_CHECKING:
     from tilewright.models.deepseek_v4.accuracy import Error, Question
+    from tilewright.models.deepseek_v4.config import Rope
 
 
 def accuracy(
@@ -47,7 +48,7 @@ def accuracy(
     from tilewright.models.deepseek_v4.accuracy import Question, drawn_layer, measure
     from tilewright.models.deepseek_v4.config import PRESETS
 
-    asked = rope.value if rope else None
+    asked: Rope | None = rope.value if rope else None
     size = preset.value if preset else None
     if layer is not None and checkpoint is None:
         raise typer.BadParameter("--layer wants a --checkpoint that it is of")

@@ -52,7 +52,7 @@ def make(
     plan = plan_checkpoint(
         PRESETS[preset.value],
         LAYOUTS[layout.value],
-        dtype.value,  # type: ignore[arg-type]  # the two words that there are
+        dtype.value,
         layers,
         seed,
         nbytes(shard_size),

@@ -22,8 +22,14 @@ def progress(unit: str = "bytes") -> Iterator[Callable[[str, int, int], None]]:
 
     Gives what moves it: called with what is being done, how much of it is done, and how much there is.
     """
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     errors = Console(stderr=True, highlight=False)
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()

@@ -173,7 +173,9 @@ def too_many(actual: Tensor, expected: Tensor, changed: float, what: str) -> str
     if changed == 1:
         return ""
     moved, allowed = int((actual != expected).sum()), max(1, round(changed * actual.numel()))
-    return f"{moved}/{actual.numel()} {what} differ, at most {allowed} may" if moved > allowed else ""
+    return (
+        f"{moved}/{actual.numel()} {what} differ, at most {allowed} may" if moved > allowed else ""
+    )
 
 
 def close(rtol: float = 0.0, atol: float = 0.0, changed: float = 1.0) -> Close:

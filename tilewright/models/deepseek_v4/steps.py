@@ -92,8 +92,7 @@ def project_down(
 def query_latent(q_low: pl.Tensor, q_norm: pl.Tensor, eps: pl.Scalar[pl.FP32]):
     """What the query is projected up from, before any codes: [R, Q_LORA] BF16."""
     latent = rms_norm(q_low, q_norm, eps)
-    latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
-    return latent_bf16
+    return pl.cast(latent, target_type=pl.BF16, mode="rint")
 
 
 @pl.jit.inline

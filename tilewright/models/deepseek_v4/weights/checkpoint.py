@@ -59,9 +59,7 @@ class Checkpoint:
 
     def stored(self, layer: int, problems: Problems) -> dict[str, Stored]:
         """The tensors of a layer by role, from headers; what is wrong with them goes to `problems`."""
-        return stored_layer(
-            self.tensors, self.found, layer, self.cfg, self.model.block, problems
-        )
+        return stored_layer(self.tensors, self.found, layer, self.cfg, self.model.block, problems)
 
     def layer(self, number: int, tell: Tell = silent) -> Layer:
         """The weights of one layer, checked to the last element.
@@ -93,7 +91,9 @@ def open_checkpoint(path: str | Path, preset: Config | None = None) -> Checkpoin
         model = ModelConfig(preset, ())
     else:
         problems = Problems(str(folder))
-        problems.add(CONFIG, "no such file", "the model's figures", "copy it here, or name a preset")
+        problems.add(
+            CONFIG, "no such file", "the model's figures", "copy it here, or name a preset"
+        )
         problems.raise_any()
     return Checkpoint(str(path), tensors, found, model)
 

@@ -43,7 +43,14 @@ PLAIN_FIELDS = {
     "rms_norm_eps": "rms_norm_eps",
     "max_positions": "max_position_embeddings",
 }
-FLOATS = ("rms_norm_eps", "rope_theta", "compress_rope_theta", "rope_factor", "beta_fast", "beta_slow")
+FLOATS = (
+    "rms_norm_eps",
+    "rope_theta",
+    "compress_rope_theta",
+    "rope_factor",
+    "beta_fast",
+    "beta_slow",
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,9 @@ class _Reader:
             "rope_factor": self.number("factor", compress, path),
             "beta_fast": self.number("beta_fast", {"beta_fast": 32.0, **compress}, path),
             "beta_slow": self.number("beta_slow", {"beta_slow": 1.0, **compress}, path),
-            "original_max_positions": self.number("original_max_position_embeddings", compress, path),
+            "original_max_positions": self.number(
+                "original_max_position_embeddings", compress, path
+            ),
         }
 
     def ropes(self) -> tuple[Rope, ...]:

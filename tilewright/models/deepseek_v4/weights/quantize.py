@@ -13,6 +13,7 @@ from tilewright.models.deepseek_v4.reference import quantize_rows
 Block = tuple[int, int]
 FP8_BLOCK: Block = (128, 128)  # rows and columns of a weight that share a scale, in the release
 FP8_MAX = 448.0  # of E4M3 without infinities
+LEAST_SCALE = 2.0**-126  # UE8M0 goes one further, to where FP32 has subnormals only
 
 
 def blocks(shape: tuple[int, ...], block: Block) -> tuple[int, int]:
@@ -32,15 +33,19 @@ def quantize_fp8(x: Tensor, block: Block = FP8_BLOCK) -> tuple[Tensor, Tensor]:
     amax = padded.abs().reshape(down, block[0], across, block[1]).amax((1, 3))
     scale = torch.where(amax > 0, torch.exp2(torch.ceil(torch.log2(amax / FP8_MAX))), 1.0)
     # log2 may come out a hair low next to a power of two.
-    scale = torch.where(amax > scale * FP8_MAX, scale * 2, scale)
-    codes = (x / spread(scale, tuple(x.shape), block)).clamp_(-FP8_MAX, FP8_MAX)
+    scale = torch.where(amax > scale * FP8_MAX, scale * 2, scale).clamp_min_(LEAST_SCALE)
+    codes = scale_blocks(x.clone(), scale.reciprocal(), block).clamp_(-FP8_MAX, FP8_MAX)
     return codes.to(torch.float8_e4m3fn), scale.to(torch.float8_e8m0fnu)
 
 
-def spread(scale: Tensor, shape: tuple[int, ...], block: Block) -> Tensor:
-    """Scales by block as scales by element, FP32 [out, in]."""
-    wide = scale.float().repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-    return wide[: shape[0], : shape[1]]
+def scale_blocks(x: Tensor, scale: Tensor, block: Block) -> Tensor:
+    """x [out, in] FP32 times the scale of each element's block, in place."""
+    by_row = scale.float().repeat_interleave(block[0], 0)[: x.shape[0]]  # [out, blocks across]
+    whole = x.shape[1] // block[1]
+    middle = whole * block[1]
+    x[:, :middle].unflatten(1, (whole, block[1])).mul_(by_row[:, :whole, None])
+    x[:, middle:].mul_(by_row[:, whole:])
+    return x
 
 
 def quantize_columns(rows: Tensor) -> tuple[Tensor, Tensor]:

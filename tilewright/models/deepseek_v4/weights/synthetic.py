@@ -24,7 +24,7 @@ from tilewright.models.deepseek_v4.weights.files import CONFIG, INDEX, SINGLE
 from tilewright.models.deepseek_v4.weights.layer import shapes
 from tilewright.models.deepseek_v4.weights.layouts import GAINS, MATRICES, Layout
 from tilewright.models.deepseek_v4.weights.problems import Tell, silent
-from tilewright.models.deepseek_v4.weights.quantize import blocks, quantize_fp8, FP8_BLOCK
+from tilewright.models.deepseek_v4.weights.quantize import FP8_BLOCK, blocks, quantize_fp8
 
 Stored = Literal["fp8", "bf16"]
 SHARD_BYTES = 1 << 30  # a shard is in memory as a whole while it is written
