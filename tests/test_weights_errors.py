@@ -179,8 +179,7 @@ def test_an_index_may_name_a_shard_that_is_missing_or_cut_but_not_for_the_layer_
     (folder / index[WQ_B]).unlink()
     message = complaint(folder).message
     assert message == (
-        f"{index[WQ_B]}: found no such file,"
-        " wanted the file, model.safetensors.index.json names it"
+        f"{index[WQ_B]}: found no such file, wanted the file, model.safetensors.index.json names it"
     )
     (folder / index[WQ_B]).write_bytes(b"\x08")
     assert "found 1 bytes that end too early" in complaint(folder).message
@@ -224,7 +223,7 @@ def test_folders_without_a_checkpoint(tmp_path):
     message = complaint(folder).message
     assert "found blocks.0.attn.kv_norm.weight, " in message
     assert "wanted names like layers.0.attn.wq_a.weight or model.layers.0.self_attn" in message
-    with pytest.raises(CheckpointError, match="the state dict|found none"):
+    with pytest.raises(CheckpointError, match=r"names: found none"):
         from_state_dict({}, DEMO)
 
 

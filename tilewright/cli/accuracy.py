@@ -68,6 +68,7 @@ def accuracy(
         f"{weights.cfg.name}  {source}  {tokens} tokens  start_pos {start_pos}  rope {question.rope}"
         f"  {question.backend}  seed {seed}",
         markup=False,
+        soft_wrap=True,
     )
     out.print(table_of(errors))
     if not any(found.way == "fp8" for found in errors):

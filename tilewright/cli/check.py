@@ -184,7 +184,7 @@ def run_one(request: Request, out: Console) -> bool:
 
     ready = prepare(request)
     entry, cfg = ready.entry, ready.cfg
-    out.print(_heading(request, ready))
+    out.print(_heading(request, ready), soft_wrap=True)  # a checkpoint's path may be long
     result = run_jit(
         entry.build(cfg),
         ready.specs,

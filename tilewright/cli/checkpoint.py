@@ -62,7 +62,7 @@ def make(
     out.print(f"{plan.tensors} tensors of {layers} layers, {megabytes(plan.nbytes)} in {files}")
     with progress() as tell:
         make_checkpoint(plan, folder, tell)
-    out.print(f"wrote {folder}", markup=False)
+    out.print(f"wrote {folder}", markup=False, soft_wrap=True)
 
 
 @checkpoint.command()
@@ -85,7 +85,9 @@ def show(
     if layer is not None:
         found.require(layer)
     cfg = found.cfg
-    out.print(f"{folder}: {found.found.layout.name} layout, {cfg.name}", markup=False)
+    out.print(
+        f"{folder}: {found.found.layout.name} layout, {cfg.name}", markup=False, soft_wrap=True
+    )
     out.print(
         f"hidden_size {cfg.hidden_size}  heads {cfg.num_attention_heads} of {cfg.head_dim}"
         f" ({cfg.rope_dim} turned)  q_lora_rank {cfg.q_lora_rank}"
@@ -96,7 +98,7 @@ def show(
     else:
         out.print(_tensors(found, layer, problems))
     for problem in problems.found:
-        out.print(f"[red]{escape(str(problem))}[/]")
+        out.print(f"[red]{escape(str(problem))}[/]", soft_wrap=True)
     if problems.found:
         raise typer.Exit(1)
 

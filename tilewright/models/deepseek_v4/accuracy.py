@@ -37,6 +37,7 @@ from tilewright.models.deepseek_v4.weights.synthetic import original
 OUTPUTS = ("q", "kv", "qr")
 # An error of so many BF16 steps at most; a step is that of the true value, 2**-7 of its binade.
 ULPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+LEAST_EXPONENT = -125  # of normal BF16: below, steps are 2**-133
 # The decode kernel takes a RoPE row for each token and gives the bits of the prefill kernel.
 KERNEL_OF: dict[Query, str] = {"int8": "qkv_proj_rope", "bf16": "qkv_proj_rope_bf16"}
 
@@ -173,7 +174,8 @@ def product(x: Tensor, weight: Matrix) -> Tensor:
 def error(way: str, output: str, found: Tensor, truth: Tensor) -> Error:
     """How far `found` is from `truth`, FP64 of the same shape."""
     difference = (found.double() - truth).abs()
-    exponent = torch.frexp(truth).exponent  # |truth| in [2**(e - 1), 2**e)
+    exponent = torch.frexp(truth).exponent  # |truth| in [2**(e - 1), 2**e); 0 for a truth of 0
+    exponent = torch.where(truth == 0, LEAST_EXPONENT, exponent).clamp_min(LEAST_EXPONENT)
     steps = difference / torch.exp2((exponent - 8).double())
     bounds = torch.tensor(ULPS, dtype=torch.float64)
     counts = torch.bincount(torch.bucketize(steps.flatten(), bounds), minlength=len(ULPS) + 1)
