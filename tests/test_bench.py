@@ -357,6 +357,7 @@ def test_cold_takes_as_many_copies_as_no_cache_can_hold():
         (("--plot", "plot.pdf"), ".html"),
         (("--cold",), "larger preset"),
         (("no_such_kernel",), "no_such_kernel"),
+        (("prefill_bf16",), "has no INT8 product"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_status_2(quick, arguments, complaint):

@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from checkpoints import SHARDED, configure, dequantized, edit, renamed, tensors_of, written
 
+from tilewright.golden import ScalarSpec
 from tilewright.models.deepseek_v4.config import DEMO, PRESETS
+from tilewright.models.deepseek_v4.reference import prefill_reference
+from tilewright.models.deepseek_v4.specs import prefill_specs
 from tilewright.models.deepseek_v4.weights import from_state_dict, layer, open_checkpoint
 from tilewright.models.deepseek_v4.weights.config_json import config_json, read_config
 from tilewright.models.deepseek_v4.weights.layouts import LAYOUTS
@@ -188,6 +192,23 @@ def test_the_reader_says_how_far_it_is(tmp_path):
         steps = [(done, total) for step, done, total in heard if step == what]
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1] == 128 * 256 + 512 * 128 + 128 * 256
+
+
+def test_the_program_on_the_page_binds_a_layer_to_a_kernel(tmp_path):
+    folder = written(tmp_path / "c")
+    page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(program.replace('"DeepSeek-V4-Flash"', repr(str(folder))), names)
+    specs = prefill_specs(DEMO, 5, 7, 64, rope=names["layer"].rope)
+    values = {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
+    free = {name: value for name, value in values.items() if name not in names["weights"]}
+    names["kernel"](**free)
+    wanted = prefill_reference({**values, **names["weights"]}, DEMO)
+    error = (free["q"].double() - wanted["q"].double()).norm() / wanted["q"].double().norm()
+    assert error < 1e-3
 
 
 # -- numbers ---------------------------------------------------------------------------------------

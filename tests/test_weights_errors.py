@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -327,3 +328,14 @@ def test_tensors_named_in_messages_are_those_of_the_layout_found(tmp_path):
     found = complaint(folder).message
     assert "model.layers.1.self_attn.q_a_proj." in found
     assert len(tensors_of(folder)) == 26
+
+
+def test_the_page_shows_what_is_really_said(tmp_path):
+    def change(tensors):
+        del tensors["layers.1.attn.kv_norm.weight"]
+        tensors[WQ_B] = tensors[WQ_B].float().to(torch.float8_e5m2)
+
+    folder = edit(written(tmp_path / "c"), change)
+    page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    shown = page.split("```text\n")[1].split("```")[0]
+    assert str(complaint(folder)).replace(str(folder), "DIR") == shown.rstrip()
