@@ -38,7 +38,8 @@ class RopeTable(str, enum.Enum):
 KernelName = Annotated[
     str,
     typer.Argument(
-        metavar="KERNEL", help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode)."
+        metavar="KERNEL",
+        help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode), either with _bf16.",
     ),
 ]
 Checkpoint = Annotated[
