@@ -270,6 +270,19 @@ def test_codes_may_move_by_one_step_and_only_few_of_them():
     assert report.worst.index == (3,)
 
 
+def test_close_may_ask_that_few_elements_differ_at_all():
+    expected = torch.ones(100)
+    policy = close(rtol=0.1, changed=0.05)
+    for moved, passes in ((5, True), (6, False)):
+        actual = expected.clone()
+        actual[:moved] = 1.01
+        report = judge(policy, actual, expected)
+        assert report.passed is passes
+        assert report.outside == 0
+    assert "6/100 elements differ, at most 5 may" in report.message
+    assert report.policy == "close rtol=0.1 atol=0, 5.0% changed"
+
+
 def test_codes_at_both_ends_of_int8_are_far_apart():
     actual = torch.tensor([127], dtype=torch.int8)
     assert not judge(codes_within(step=1), actual, torch.tensor([-128], dtype=torch.int8)).passed
@@ -280,6 +293,7 @@ def test_codes_at_both_ends_of_int8_are_far_apart():
     [
         lambda: close(rtol=-1),
         lambda: close(atol=math.nan),
+        lambda: close(changed=1.5),
         lambda: codes_within(-1),
         lambda: codes_within(1, 2),
     ],

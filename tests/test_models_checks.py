@@ -216,6 +216,87 @@ def test_each_mistake_is_caught_in_its_output(values, golden, mistake, output):
     assert not verdicts(actual, golden, values)[output]
 
 
+# -- the BF16 query --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide():
+    specs = prefill_specs(DEMO, TOKENS, start_pos=64, query="bf16")
+    return {
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+    }
+
+
+def judged_wide(actual, wide):
+    golden = reference.prefill_reference(wide, DEMO)
+    case = Case(actual, golden, wide)
+    reports = judge_outputs(case, compare_fn=checks(DEMO, "bf16"))
+    return {report.name: report for report in reports}
+
+
+def test_the_bf16_operator_in_fp32_passes_in_every_element_and_has_no_codes(wide):
+    plain = reference.prefill_reference(wide, DEMO, torch.float32)
+    assert list(plain) == ["q", "kv", "qr"]
+    assert plain["qr"].dtype == torch.bfloat16
+    reports = judged_wide(plain, wide)
+    assert all(report.passed and report.outside == 0 for report in reports.values())
+
+
+def test_a_latent_one_step_away_is_allowed_and_q_judged_from_it(wide):
+    actual = dict(reference.prefill_reference(wide, DEMO))
+    actual["qr"] = actual["qr"].clone()
+    actual["qr"][2, 40] *= 1 + 2.0**-7
+    cos, sin = reference.rope_rows(wide, DEMO)
+    stale = judged_wide(actual, wide)
+    assert stale["qr"].passed
+    actual["q"] = reference.q_from_bf16(actual["qr"], cos, sin, wide, DEMO)
+    reports = judged_wide(actual, wide)
+    assert all(report.passed for report in reports.values())
+    assert reports["q"].notes == ("1 rows judged from the latent emitted",)
+
+
+def test_rows_whose_x_norm_fell_the_other_way_are_explained_in_bf16(wide):
+    moved, x_norm = on_the_boundary(wide)
+    cos, sin = reference.rope_rows(moved, DEMO)
+    qr = reference.qr_norm_exact(x_norm, moved, DEMO).to(torch.bfloat16)
+    kv_raw = x_norm.double() @ moved["wkv"].double()
+    kv = reference.kv_from(kv_raw, cos.double(), sin.double(), moved, DEMO).to(torch.bfloat16)
+    q = reference.q_from_bf16(qr, cos, sin, moved, DEMO)
+    reports = judged_wide({"q": q, "kv": kv, "qr": qr}, moved)
+    assert all(report.passed for report in reports.values())
+    assert reports["kv"].notes == ("1 rows judged from x_norm rounded the other way",)
+
+
+def truncated_latent(out, values):
+    x_norm = reference.x_norm_exact(values, DEMO).to(torch.bfloat16)
+    exact = reference.qr_norm_exact(x_norm, values, DEMO).float()
+    bits = exact.view(torch.int32) & -65536  # rounded toward zero: within a step, and wrong
+    out["qr"][:] = bits.view(torch.float32).bfloat16()
+
+
+def one_wrong_latent(out, values):
+    out["qr"][7, 7] *= 1.05
+
+
+@pytest.mark.parametrize(
+    ("mistake", "output"),
+    [
+        (forgotten_head, "q"),
+        (swapped_tokens, "kv"),
+        (truncated_latent, "qr"),
+        (one_wrong_latent, "qr"),
+        (unwritten_row, "kv"),
+    ],
+)
+def test_each_mistake_is_caught_in_its_output_in_bf16(wide, mistake, output):
+    actual = {n: t.clone() for n, t in reference.prefill_reference(wide, DEMO).items()}
+    mistake(actual, wide)
+    assert not judged_wide(actual, wide)[output].passed
+
+
+# -- rounding boundaries, sizes, positions ---------------------------------------------------------
+
+
 def test_ambiguous_elements_are_those_within_a_few_ulps_of_the_middle():
     middle = 1 + 2.0**-8
     exact = torch.tensor(

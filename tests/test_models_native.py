@@ -10,12 +10,17 @@ import torch
 from both_ways import guarded, share_even_small
 
 from tilewright.golden import ScalarSpec
-from tilewright.models.deepseek_v4 import prefill_qkv_proj_rope, qkv_proj_rope, steps
-from tilewright.models.deepseek_v4.config import DEMO
+from tilewright.models.deepseek_v4 import steps
+from tilewright.models.deepseek_v4.config import DEMO, Query
+from tilewright.models.deepseek_v4.registry import find
 from tilewright.models.deepseek_v4.specs import prefill_specs
 
 TOKENS, START, MAX_SEQ = 200, 9, 256
-OUTPUTS = ("q", "kv", "qr", "qr_scale")
+OUTPUTS: dict[Query, tuple[str, ...]] = {
+    "int8": ("q", "kv", "qr", "qr_scale"),
+    "bf16": ("q", "kv", "qr"),
+}
+both_queries = pytest.mark.parametrize("query", OUTPUTS)
 
 
 @pytest.fixture(autouse=True)
@@ -25,52 +30,60 @@ def chunks_of_128(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def inputs() -> dict[str, torch.Tensor]:
+def inputs(query: Query) -> dict[str, torch.Tensor]:
     """The tensors of a call with all tokens."""
-    specs = prefill_specs(DEMO, TOKENS, START, MAX_SEQ, seed=3)
+    specs = prefill_specs(DEMO, TOKENS, START, MAX_SEQ, seed=3, query=query)
     return {s.name: s.create_tensor() for s in specs if not isinstance(s, ScalarSpec)}
 
 
-def arguments(first: int, count: int, decode: bool = False) -> list[torch.Tensor | int]:
+def arguments(
+    first: int, count: int, decode: bool = False, query: Query = "int8"
+) -> list[torch.Tensor | int]:
     """Arguments for `count` tokens from token `first` on, outputs poisoned."""
-    values = dict(inputs())
+    values = dict(inputs(query))
     values["x"] = values["x"][first : first + count].contiguous()
     if decode:
         rows = slice(START + first, START + first + count)
         values["rope_cos"], values["rope_sin"] = (
             values[n][rows].contiguous() for n in ("rope_cos", "rope_sin")
         )
-    for name in OUTPUTS:
+    for name in OUTPUTS[query]:
         like = values.pop(name)[:count]
         poison = 77 if like.dtype == torch.int8 else float("nan")
         values[name] = torch.full(like.shape, poison, dtype=like.dtype)
     args: list[torch.Tensor | int] = list(values.values())
     if not decode:
-        args.insert(len(args) - len(OUTPUTS), START + first)
+        args.insert(len(args) - len(OUTPUTS[query]), START + first)
     return args
 
 
 def run(
-    first: int, count: int, threads: int = 2, decode: bool = False, backend: str = "native"
+    first: int,
+    count: int,
+    threads: int = 2,
+    decode: bool = False,
+    backend: str = "native",
+    query: Query = "int8",
 ) -> list[torch.Tensor]:
     """The outputs for these tokens."""
-    kernel = (qkv_proj_rope if decode else prefill_qkv_proj_rope).build(DEMO)
-    args = guarded(arguments(first, count, decode))
+    name = ("decode" if decode else "prefill") + ("_bf16" if query == "bf16" else "")
+    kernel = find(name).build(DEMO)
+    args = guarded(arguments(first, count, decode, query))
     if backend == "native":
         share_even_small(kernel.specialize(*args.args, backend=backend).executable)
     kernel.run(*args.args, backend=backend, threads=threads)
     assert args.complaints() == []
-    return args.args[-len(OUTPUTS) :]
+    return args.args[-len(OUTPUTS[query]) :]
 
 
 @cache
-def everything() -> list[torch.Tensor]:
+def everything(query: Query) -> list[torch.Tensor]:
     """The outputs of one call with all tokens."""
-    return run(0, TOKENS)
+    return run(0, TOKENS, query=query)
 
 
-def same_bits(got: Sequence[torch.Tensor], first: int, count: int) -> None:
-    for name, a, b in zip(OUTPUTS, got, everything(), strict=True):
+def same_bits(got: Sequence[torch.Tensor], first: int, count: int, query: Query = "int8") -> None:
+    for name, a, b in zip(OUTPUTS[query], got, everything(query), strict=True):
         wanted = b[first : first + count]
         bits = (
             torch.int32
@@ -104,26 +117,47 @@ def test_a_token_gives_the_same_bits_in_every_chunk(first: int, count: int):
     same_bits(run(first, count), first, count)
 
 
+@pytest.mark.parametrize(("first", "count"), [(199, 1), (3, 5), (125, 16), (7, 129)])
+def test_a_token_gives_the_same_bits_in_every_chunk_of_bf16(first: int, count: int):
+    same_bits(run(first, count, query="bf16"), first, count, "bf16")
+
+
+@both_queries
 @pytest.mark.parametrize("chunk", [48, 512])
-def test_the_size_of_a_chunk_changes_no_bit(chunk: int, monkeypatch: pytest.MonkeyPatch):
-    everything()  # in chunks of 128
+def test_the_size_of_a_chunk_changes_no_bit(
+    chunk: int, query: Query, monkeypatch: pytest.MonkeyPatch
+):
+    everything(query)  # in chunks of 128
     monkeypatch.setattr(steps, "T_CHUNK", chunk)
-    same_bits(run(0, TOKENS), 0, TOKENS)
+    same_bits(run(0, TOKENS, query=query), 0, TOKENS, query)
 
 
+@both_queries
 @pytest.mark.parametrize(("first", "count"), [(0, 2), (11, 17), (0, 200)])
-def test_decode_gives_the_bits_of_prefill(first: int, count: int):
-    same_bits(run(first, count, decode=True), first, count)
+def test_decode_gives_the_bits_of_prefill(first: int, count: int, query: Query):
+    same_bits(run(first, count, decode=True, query=query), first, count, query)
 
 
+@both_queries
 @pytest.mark.parametrize("threads", [1, 3, 5])
-def test_the_number_of_threads_changes_no_bit(threads: int):
+def test_the_number_of_threads_changes_no_bit(threads: int, query: Query):
     for _ in range(3):
-        same_bits(run(0, TOKENS, threads), 0, TOKENS)
+        same_bits(run(0, TOKENS, threads, query=query), 0, TOKENS, query)
+
+
+def test_both_queries_share_everything_but_the_query():
+    """kv is the same to the bit, and the codes are those of the BF16 latent."""
+    codes, bf16 = everything("int8"), everything("bf16")
+    assert torch.equal(codes[1], bf16[1])
+    latent = bf16[2].float()
+    amax = latent.abs().amax(1, keepdim=True)
+    scaled = latent * (torch.full_like(amax, 127.0) / amax)
+    assert torch.equal(scaled.round().to(torch.int8), codes[2])
 
 
 def test_every_output_element_is_written():
-    q, kv, qr, qr_scale = everything()
+    assert not any(x.isnan().any() for x in everything("bf16"))
+    q, kv, qr, qr_scale = everything("int8")
     assert all(not x.isnan().any() for x in (q, kv, qr_scale))
     assert (qr == 77).float().mean() < 0.05  # a code that does occur
 
@@ -139,3 +173,13 @@ def test_machine_code_and_interpreter_agree(count: int):
     assert int(codes.max()) <= 1
     assert float((codes > 0).float().mean()) < 0.01
     assert torch.allclose(got[3], wanted[3], rtol=5e-3, atol=2.5e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7, 130])
+def test_machine_code_and_interpreter_agree_in_bf16(count: int):
+    got = run(0, count, query="bf16")
+    wanted = run(0, count, backend="interpreter", query="bf16")
+    for name, a, b in zip(OUTPUTS["bf16"], got, wanted, strict=True):
+        error = (a.double() - b.double()).abs()
+        assert bool((error <= 2e-2 + b.double().abs() / 64).all()), (name, error.max())
+        assert float((a != b).float().mean()) < 0.05, name

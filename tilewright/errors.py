@@ -77,6 +77,10 @@ class ArgumentValueError(KernelError, ValueError):
     """A call whose argument has the right type and an impossible value."""
 
 
+class CheckpointError(KernelError, ValueError):
+    """A checkpoint that is not what it should be: a file, a tensor, a value, or its config.json."""
+
+
 class BoundsError(KernelError, IndexError):
     """A window or an element outside its tensor, found at run time before the access."""
 

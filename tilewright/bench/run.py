@@ -90,9 +90,14 @@ def check(request: Request) -> None:
         )
     for name in request.kernels:
         try:
-            find(name)
+            entry = find(name)
         except KeyError as error:
             raise ArgumentValueError(str(error.args[0])) from error
+        if entry.query != "int8":
+            raise ArgumentValueError(
+                f"{entry.name} has no INT8 product, and roofline and peers are those of one",
+                help="`tilewright check` times it beside FP32 Torch",
+            )
     if request.cold:
         copies_for(work_of(PRESETS[request.preset], 1), host())
 

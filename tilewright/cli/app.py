@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import typer
 
+from tilewright.cli.accuracy import accuracy
 from tilewright.cli.bench import bench
 from tilewright.cli.cache import cache
 from tilewright.cli.check import check
+from tilewright.cli.checkpoint import checkpoint
 from tilewright.cli.doctor import doctor
 from tilewright.cli.show import show
 from tilewright.errors import KernelError
@@ -21,9 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(accuracy)
 app.command()(bench)
 app.command()(show)
 app.command()(doctor)
+app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(cache, name="cache")
 
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,14 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from tilewright.cli import options
-from tilewright.cli.console import console, seconds
+from tilewright.cli.console import console, progress, seconds
 from tilewright.errors import ArgumentValueError
 
 if TYPE_CHECKING:
     from tilewright.golden import OutputReport, RunResult
     from tilewright.golden.spec import Spec
-    from tilewright.models.deepseek_v4.config import Rope
+    from tilewright.models.deepseek_v4.config import Config, Rope
     from tilewright.models.deepseek_v4.registry import Entry
+    from tilewright.models.deepseek_v4.weights import Layer
 
 # Warm calls that are timed, the median of which is shown. The interpreter takes long and needs only
 # the one that shows its result to repeat.
@@ -29,6 +31,7 @@ REPEATS = {"native": 9, "interpreter": 1, "checked": 1}
 BASELINE_REPEATS = 3
 
 ALL = "all"
+DEFAULT_PRESET = "flash"
 # What `check all` runs for each kernel unless an option says otherwise: every path on the small
 # preset, and the model's own size where a back end is fast enough to be worth waiting for.
 SWEEP: tuple[tuple[str, str, Rope], ...] = (
@@ -44,15 +47,29 @@ class Request:
     """One check: which kernel, on which inputs, run how."""
 
     kernel: str
-    preset: str
+    preset: str | None  # None: what the checkpoint's config.json says
     backend: str
-    rope: Rope
+    rope: Rope | None  # None: plain, or what the layer of a checkpoint has
     tokens: int | None
     start_pos: int | None
     max_seq: int | None
     seed: int
     threads: int | None
     baseline: bool
+    checkpoint: Path | None = None
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a request comes to. layer: of its checkpoint, if it has one."""
+
+    entry: Entry
+    cfg: Config
+    tokens: int
+    rope: Rope
+    layer: int | None
+    specs: list[Spec]
 
 
 def check(
@@ -60,7 +77,7 @@ def check(
         str,
         typer.Argument(
             metavar="KERNEL",
-            help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), or all.",
+            help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), either with _bf16, or all.",
         ),
     ],
     start_pos: options.StartPos = None,
@@ -83,6 +100,8 @@ def check(
     threads: options.Threads = None,
     max_seq: options.MaxSeq = None,
     baseline: Annotated[bool, typer.Option(help="Also time the reference in FP32 Torch.")] = True,
+    checkpoint: options.Checkpoint = None,
+    layer: options.Layer = None,
 ) -> None:
     """Check a kernel against its Torch reference; exit status 1 if any element is wrong.
 
@@ -90,19 +109,25 @@ def check(
     must give the same bits.
     """
     out = console()
+    if layer is not None and checkpoint is None:
+        raise typer.BadParameter("--layer wants a --checkpoint that it is of")
     asked = Request(
         kernel,
-        preset.value if preset else "flash",
+        preset.value if preset else None,
         backend.value if backend else "native",
-        rope.value if rope else "plain",
+        rope.value if rope else None,
         tokens,
         start_pos,
         max_seq,
         seed,
         threads,
         baseline,
+        checkpoint,
+        layer,
     )
-    if kernel == ALL:
+    if kernel == ALL and checkpoint is not None:
+        requests = [replace(asked, kernel=name) for name in _names()]
+    elif kernel == ALL:
         requests = list(_sweep(asked, preset, backend, rope))
     else:
         requests = [asked]
@@ -132,8 +157,6 @@ def _sweep(
     rope: options.RopeTable | None,
 ) -> Iterator[Request]:
     """The requests of `check all`; an option given narrows the sweep to its value."""
-    from tilewright.models.deepseek_v4.registry import KERNELS
-
     ways = dict.fromkeys(
         (
             preset.value if preset else way_preset,
@@ -142,9 +165,16 @@ def _sweep(
         )
         for way_preset, way_backend, way_rope in SWEEP
     )
-    for name in KERNELS:
+    for name in _names():
         for way_preset, way_backend, way_rope in ways:
             yield replace(asked, kernel=name, preset=way_preset, backend=way_backend, rope=way_rope)
+
+
+def _names() -> list[str]:
+    """Every kernel."""
+    from tilewright.models.deepseek_v4.registry import KERNELS
+
+    return list(KERNELS)
 
 
 def run_one(request: Request, out: Console) -> bool:
@@ -154,66 +184,99 @@ def run_one(request: Request, out: Console) -> bool:
     compiler raises.
     """
     from tilewright.golden import run_jit
-    from tilewright.models.deepseek_v4.config import PRESETS
 
-    entry, tokens, specs = prepare(request)
-    cfg = PRESETS[request.preset]
-    out.print(_heading(request, entry, tokens))
+    ready = prepare(request)
+    entry, cfg = ready.entry, ready.cfg
+    out.print(_heading(request, ready), soft_wrap=True)  # a checkpoint's path may be long
     result = run_jit(
         entry.build(cfg),
-        specs,
+        ready.specs,
         golden_fn=entry.golden(cfg),
         runtime_cfg={"backend": request.backend, "threads": request.threads, "log_level": "quiet"},
         compare_fn=entry.checks(cfg),
         strict=True,
         repeats=REPEATS[request.backend],
     )
-    plain = _baseline(entry, request.preset, specs) if request.baseline else None
+    plain = _baseline(ready) if request.baseline else None
     show_result(result, plain, out)
     return result.passed
 
 
-def prepare(request: Request) -> tuple[Entry, int, list[Spec]]:
-    """(kernel, tokens, specs of its inputs); typer.BadParameter if the request makes no sense."""
+def prepare(request: Request) -> Prepared:
+    """The kernel and its inputs; typer.BadParameter if the request makes no sense, CheckpointError if
+    the checkpoint does not.
+    """
     from tilewright.models.deepseek_v4.config import PRESETS
     from tilewright.models.deepseek_v4.registry import Inputs, find
+    from tilewright.models.deepseek_v4.specs import with_values
 
     try:
         entry = find(request.kernel)
-        tokens = entry.tokens if request.tokens is None else request.tokens
-        asked = Inputs(tokens, request.start_pos, request.max_seq, request.seed, request.rope)
-        return entry, tokens, entry.specs(PRESETS[request.preset], asked)
-    except ArgumentValueError as error:
-        raise typer.BadParameter(error.message) from error
     except KeyError as error:
         raise typer.BadParameter(str(error.args[0])) from error
+    weights = None
+    if request.checkpoint is not None:
+        weights = read_layer(request.checkpoint, request.layer, request.preset)
+    cfg = PRESETS[request.preset or DEFAULT_PRESET] if weights is None else weights.cfg
+    rope = request.rope or "plain" if weights is None else rope_of(weights, request.rope)
+    tokens = entry.tokens if request.tokens is None else request.tokens
+    asked = Inputs(tokens, request.start_pos, request.max_seq, request.seed, rope)
+    try:
+        specs = entry.specs(cfg, asked)
+    except ArgumentValueError as error:
+        raise typer.BadParameter(error.message) from error
+    if weights is not None:
+        with progress() as tell:
+            specs = with_values(specs, weights.arguments(entry.query, tell))
+    return Prepared(entry, cfg, tokens, rope, weights.number if weights else None, specs)
 
 
-def _heading(request: Request, entry: Entry, tokens: int) -> str:
+def read_layer(path: Path, number: int | None, preset: str | None) -> Layer:
+    """A layer of a checkpoint, its first by default."""
+    from tilewright.models.deepseek_v4.config import PRESETS
+    from tilewright.models.deepseek_v4.weights import open_checkpoint
+
+    with progress() as tell:
+        checkpoint = open_checkpoint(path, PRESETS[preset] if preset else None)
+        return checkpoint.layer(checkpoint.layers[0] if number is None else number, tell)
+
+
+def rope_of(layer: Layer, asked: Rope | None) -> Rope:
+    """The RoPE of a layer; typer.BadParameter if another was asked for."""
+    if layer.rope is not None and asked not in (None, layer.rope):
+        raise typer.BadParameter(
+            f"layer {layer.number} has {layer.rope} RoPE by its config.json; leave --rope out"
+        )
+    return layer.rope or asked or "plain"
+
+
+def _heading(request: Request, ready: Prepared) -> str:
+    name, tokens = ready.entry.name, ready.tokens
     at = "drawn positions" if request.start_pos is None else f"start_pos {request.start_pos}"
-    if request.start_pos is None and entry.name.startswith("prefill"):
+    if request.start_pos is None and name.startswith("prefill"):
         at = "start_pos 0"
     threads = "" if request.threads is None else f"  threads {request.threads}"
+    weights = "" if ready.layer is None else f"  layer {ready.layer} of {request.checkpoint}"
     return (
-        f"[bold]{entry.name}[/]  {request.preset}  {tokens} token{'s' * (tokens > 1)}"
-        f"  {at}  rope {request.rope}  {request.backend}{threads}  seed {request.seed}"
+        f"[bold]{name}[/]  {ready.cfg.name}{escape(weights)}  {tokens} token{'s' * (tokens > 1)}"
+        f"  {at}  rope {ready.rope}  {request.backend}{threads}  seed {request.seed}"
     )
 
 
-def _baseline(entry: Entry, preset: str, specs: list[Spec]) -> float:
+def _baseline(ready: Prepared) -> float:
     """Median seconds of the reference in FP32, all weights widened inside the call."""
     import torch
 
     from tilewright.golden import ScalarSpec
-    from tilewright.models.deepseek_v4.config import PRESETS
 
     values = {
-        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor() for s in specs
+        s.name: s.to_python() if isinstance(s, ScalarSpec) else s.create_tensor()
+        for s in ready.specs
     }
     times = []
     for _ in range(1 + BASELINE_REPEATS):
         started = time.perf_counter()
-        entry.reference(values, PRESETS[preset], torch.float32)
+        ready.entry.reference(values, ready.cfg, torch.float32)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 
 PIPE_WIDTH = 140  # in a pipe there is no terminal to ask; wide enough that no table is folded
@@ -11,6 +14,33 @@ def console() -> Console:
     """A console on standard output, as wide as the terminal or PIPE_WIDTH."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+@contextmanager
+def progress(unit: str = "bytes") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error, gone when the work is done and absent in a pipe.
+
+    Gives what moves it: called with what is being done, how much of it is done, and how much there is.
+    """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    errors = Console(stderr=True, highlight=False)
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
 
 
 def seconds(value: float) -> str:
@@ -23,5 +53,5 @@ def seconds(value: float) -> str:
 
 
 def size(nbytes: int) -> str:
-    """A cache size: `48 KiB`, `32 MiB`."""
+    """A size in memory or on disk: `48 KiB`, `32 MiB`."""
     return f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes >> 10} KiB"

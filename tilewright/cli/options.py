@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,16 @@ class Backend(str, enum.Enum):
     checked = "checked"
 
 
+class Layout(str, enum.Enum):
+    release = "release"
+    hf = "hf"
+
+
+class WeightFormat(str, enum.Enum):
+    fp8 = "fp8"
+    bf16 = "bf16"
+
+
 class RopeTable(str, enum.Enum):
     plain = "plain"
     yarn = "yarn"
@@ -28,8 +39,18 @@ class RopeTable(str, enum.Enum):
 KernelName = Annotated[
     str,
     typer.Argument(
-        metavar="KERNEL", help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode)."
+        metavar="KERNEL",
+        help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode), either with _bf16.",
     ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Weights from this checkpoint: its folder or a safetensors file."
+    ),
+]
+Layer = Annotated[
+    int | None, typer.Option(min=0, help="Layer of the checkpoint. [default: its first]")
 ]
 Tokens = Annotated[
     int | None,

@@ -124,17 +124,26 @@ class Policy(ABC):
 
 @dataclass(frozen=True)
 class Close(Policy):
-    """Every element within atol + rtol * |expected|; NaN is never close, equal infinities are."""
+    """Every element within atol + rtol * |expected|; NaN is never close, equal infinities are.
+
+    changed: the share of elements that may differ at all. Only those next to a rounding boundary
+    have a reason to where both sides round the same value to 16 bits.
+    """
 
     rtol: float
     atol: float
+    changed: float = 1.0
 
     def ratio(self, actual: Tensor, expected: Tensor) -> Tensor:
         return excess(actual, expected, self.rtol, self.atol)
 
+    def complaint(self, actual: Tensor, expected: Tensor) -> str:
+        return too_many(actual, expected, self.changed, "elements")
+
     @property
     def label(self) -> str:
-        return f"close rtol={self.rtol:.3g} atol={self.atol:.3g}"
+        few = "" if self.changed == 1 else f", {self.changed:.1%} changed"
+        return f"close rtol={self.rtol:.3g} atol={self.atol:.3g}{few}"
 
 
 @dataclass(frozen=True)
@@ -152,25 +161,31 @@ class CodesWithin(Policy):
         return excess(actual, expected, rtol=0.0, atol=float(self.step))
 
     def complaint(self, actual: Tensor, expected: Tensor) -> str:
-        moved, allowed = int((actual != expected).sum()), self.allowed(actual.numel())
-        if moved <= allowed:
-            return ""
-        return f"{moved}/{actual.numel()} codes differ, at most {allowed} may"
-
-    def allowed(self, numel: int) -> int:
-        """How many of `numel` codes may differ; one even in the shortest tensor."""
-        return max(1, round(self.changed * numel))
+        return too_many(actual, expected, self.changed, "codes")
 
     @property
     def label(self) -> str:
         return f"codes within {self.step}, {self.changed:.1%} changed"
 
 
-def close(rtol: float = 0.0, atol: float = 0.0) -> Close:
-    """`Close`; raises ValueError for a negative or NaN tolerance."""
-    if not (rtol >= 0 and atol >= 0):
-        raise ValueError(f"tolerances are rtol={rtol}, atol={atol}; wanted both at least 0")
-    return Close(rtol, atol)
+def too_many(actual: Tensor, expected: Tensor, changed: float, what: str) -> str:
+    """A complaint if more than a share `changed` differs; one may even in the shortest tensor."""
+    if changed == 1:
+        return ""
+    moved, allowed = int((actual != expected).sum()), max(1, round(changed * actual.numel()))
+    return (
+        f"{moved}/{actual.numel()} {what} differ, at most {allowed} may" if moved > allowed else ""
+    )
+
+
+def close(rtol: float = 0.0, atol: float = 0.0, changed: float = 1.0) -> Close:
+    """`Close`; raises ValueError for a negative or NaN tolerance or a share outside [0, 1]."""
+    if not (rtol >= 0 and atol >= 0 and 0 <= changed <= 1):
+        raise ValueError(
+            f"rtol={rtol}, atol={atol}, changed={changed};"
+            " wanted tolerances of at least 0 and a share in [0, 1]"
+        )
+    return Close(rtol, atol, changed)
 
 
 def codes_within(step: int, changed: float = 1.0) -> CodesWithin:

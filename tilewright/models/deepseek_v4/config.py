@@ -11,6 +11,7 @@ from typing import Literal
 
 Rope = Literal["plain", "yarn"]
 ROPES: tuple[Rope, ...] = ("plain", "yarn")
+Query = Literal["int8", "bf16"]  # what the query is projected up in
 
 # What one call carries when the model is served: a chunk of one prompt, or two tokens (the last one and
 # a speculated one) for each of 64 sequences. Both are 128 tokens.

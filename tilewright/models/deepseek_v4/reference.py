@@ -113,12 +113,28 @@ def q_from(
     """
     q_acc = matmul_int8(qr, values["wq_b"]).to(wide)
     column_scale = values["wq_b_scale"].to(wide).reshape(1, -1)
-    q = (q_acc * qr_scale.to(wide) * column_scale).reshape(
-        -1, cfg.num_attention_heads, cfg.head_dim
-    )
-    q = rms_norm(q, None, cfg.rms_norm_eps)
-    tail = apply_rope(q[..., cfg.nope_dim :], cos.to(wide)[:, None], sin.to(wide)[:, None])
-    return torch.cat((q[..., : cfg.nope_dim], tail), dim=-1).to(torch.bfloat16)
+    q_raw = q_acc * qr_scale.to(wide) * column_scale
+    return heads_from(q_raw, cos.to(wide), sin.to(wide), cfg).to(torch.bfloat16)
+
+
+def q_from_bf16(
+    qr: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    values: Mapping[str, Any],
+    cfg: Config,
+    wide: torch.dtype = torch.float64,
+) -> Tensor:
+    """`q_from` without codes: queries from the BF16 latent [T, Q_LORA] and a BF16 wq_b."""
+    q_raw = qr.to(wide) @ values["wq_b"].to(wide)
+    return heads_from(q_raw, cos.to(wide), sin.to(wide), cfg).to(torch.bfloat16)
+
+
+def heads_from(q_raw: Tensor, cos: Tensor, sin: Tensor, cfg: Config) -> Tensor:
+    """q_raw [T, n * HEAD_DIM] -> n heads [T, n, HEAD_DIM], each normalised and turned; same dtype."""
+    q = rms_norm(q_raw.unflatten(-1, (-1, cfg.head_dim)), None, cfg.rms_norm_eps)
+    tail = apply_rope(q[..., cfg.nope_dim :], cos[:, None], sin[:, None])
+    return torch.cat((q[..., : cfg.nope_dim], tail), dim=-1)
 
 
 def rope_rows(values: Mapping[str, Any], cfg: Config) -> tuple[Tensor, Tensor]:
@@ -136,24 +152,24 @@ def rope_rows(values: Mapping[str, Any], cfg: Config) -> tuple[Tensor, Tensor]:
 def qkv_reference(
     values: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """All four outputs of one call, prefill (with `start_pos`) or decode.
+    """All outputs of one call, prefill (with `start_pos`) or decode.
 
     Takes x [T, D] BF16, attn_norm [1, D] FP32, wq_a [D, Q_LORA] BF16, q_norm [1, Q_LORA] FP32,
     wq_b [Q_LORA, H * HEAD_DIM] INT8, wq_b_scale [H * HEAD_DIM // 128, 128] FP32, wkv [D, HEAD_DIM]
     BF16, kv_norm [1, HEAD_DIM] FP32, rope_cos and rope_sin FP32 (see `rope_rows`). Gives q [T, H,
-    HEAD_DIM] BF16, kv [T, HEAD_DIM] BF16, qr [T, Q_LORA] INT8, qr_scale [T, 1] FP32.
+    HEAD_DIM] BF16, kv [T, HEAD_DIM] BF16, qr [T, Q_LORA] INT8, qr_scale [T, 1] FP32. With a wq_b in
+    BF16 there are no scales: qr is the latent in BF16.
     """
     cos, sin = rope_rows(values, cfg)
     x_norm = x_norm_exact(values, cfg, wide).to(torch.bfloat16)
     qr_norm = qr_norm_exact(x_norm, values, cfg, wide).to(torch.bfloat16)
-    qr, qr_scale = quantize_rows(qr_norm)
     kv_raw = x_norm.to(wide) @ values["wkv"].to(wide)
-    return {
-        "q": q_from(qr, qr_scale, cos, sin, values, cfg, wide),
-        "kv": kv_from(kv_raw, cos.to(wide), sin.to(wide), values, cfg).to(torch.bfloat16),
-        "qr": qr,
-        "qr_scale": qr_scale,
-    }
+    kv = kv_from(kv_raw, cos.to(wide), sin.to(wide), values, cfg).to(torch.bfloat16)
+    if values["wq_b"].dtype == torch.bfloat16:
+        return {"q": q_from_bf16(qr_norm, cos, sin, values, cfg, wide), "kv": kv, "qr": qr_norm}
+    qr, qr_scale = quantize_rows(qr_norm)
+    q = q_from(qr, qr_scale, cos, sin, values, cfg, wide)
+    return {"q": q, "kv": kv, "qr": qr, "qr_scale": qr_scale}
 
 
 def prefill_reference(

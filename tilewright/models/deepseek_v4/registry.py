@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from tilewright.models.deepseek_v4.config import (
     PREFILL_BATCH,
     PREFILL_SEQ,
     Config,
+    Query,
     Rope,
 )
 
@@ -39,6 +41,7 @@ class Entry:
 
     name: str
     summary: str
+    query: Query
     tokens: int  # of the deployed call
     specs: Callable[[Config, Inputs], list[Spec]]
     reference: Callable[[Mapping[str, Any], Config, torch.dtype], dict[str, torch.Tensor]]
@@ -58,42 +61,56 @@ class Entry:
 
     def checks(self, cfg: Config) -> dict[str, Policy]:
         """The policy of each output."""
-        return checks(cfg)
+        return checks(cfg, self.query)
 
 
-def _prefill(cfg: Config, asked: Inputs) -> list[Spec]:
+def _prefill(query: Query, cfg: Config, asked: Inputs) -> list[Spec]:
     first = 0 if asked.start_pos is None else asked.start_pos
-    return specs.prefill_specs(cfg, asked.tokens, first, asked.max_seq, asked.seed, asked.rope)
+    max_seq, seed, rope = asked.max_seq, asked.seed, asked.rope
+    return specs.prefill_specs(cfg, asked.tokens, first, max_seq, seed, rope, query)
 
 
-def _decode(cfg: Config, asked: Inputs) -> list[Spec]:
+def _decode(query: Query, cfg: Config, asked: Inputs) -> list[Spec]:
     positions = None
     if asked.start_pos is not None:
         specs.check_tokens(asked.tokens)
         positions = range(asked.start_pos, asked.start_pos + asked.tokens)
-    return specs.decode_specs(cfg, asked.tokens, positions, asked.max_seq, asked.seed, asked.rope)
+    max_seq, seed, rope = asked.max_seq, asked.seed, asked.rope
+    return specs.decode_specs(cfg, asked.tokens, positions, max_seq, seed, rope, query)
+
+
+def _entries(query: Query, suffix: str, how: str) -> list[Entry]:
+    """Prefill and decode with the query projected up in `query`."""
+    return [
+        Entry(
+            f"prefill_qkv_proj_rope{suffix}",
+            f"a chunk of one prompt, RoPE rows taken from whole tables at start_pos{how}",
+            query,
+            PREFILL_BATCH * PREFILL_SEQ,
+            partial(_prefill, query),
+            reference.prefill_reference,
+        ),
+        Entry(
+            f"qkv_proj_rope{suffix}",
+            f"tokens of many sequences, a RoPE row for each{how}",
+            query,
+            DECODE_BATCH * DECODE_SEQ,
+            partial(_decode, query),
+            reference.decode_reference,
+        ),
+    ]
 
 
 KERNELS = {
     entry.name: entry
-    for entry in (
-        Entry(
-            "prefill_qkv_proj_rope",
-            "a chunk of one prompt, RoPE rows taken from whole tables at start_pos",
-            PREFILL_BATCH * PREFILL_SEQ,
-            _prefill,
-            reference.prefill_reference,
-        ),
-        Entry(
-            "qkv_proj_rope",
-            "tokens of many sequences, a RoPE row for each",
-            DECODE_BATCH * DECODE_SEQ,
-            _decode,
-            reference.decode_reference,
-        ),
-    )
+    for entry in (*_entries("int8", "", ""), *_entries("bf16", "_bf16", "; BF16 throughout"))
 }
-ALIASES = {"prefill": "prefill_qkv_proj_rope", "decode": "qkv_proj_rope"}
+ALIASES = {
+    "prefill": "prefill_qkv_proj_rope",
+    "decode": "qkv_proj_rope",
+    "prefill_bf16": "prefill_qkv_proj_rope_bf16",
+    "decode_bf16": "qkv_proj_rope_bf16",
+}
 
 
 def find(name: str) -> Entry:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -22,6 +23,7 @@ from tilewright.models.deepseek_v4.config import (
     PREFILL_SEQ,
     SCALE_BLOCK,
     Config,
+    Query,
     Rope,
 )
 from tilewright.models.deepseek_v4.reference import rope_at, rope_tables
@@ -38,6 +40,7 @@ def prefill_specs(
     max_seq: int | None = None,
     seed: int = 0,
     rope: Rope = "plain",
+    query: Query = "int8",
 ) -> list[Spec]:
     """A chunk of `tokens` tokens that starts at `start_pos`; the RoPE tables have `max_seq` rows.
 
@@ -49,11 +52,11 @@ def prefill_specs(
     tables = cache(lambda: rope_tables(max_seq, cfg, rope))
     shape = (max_seq, cfg.rope_dim)
     return [
-        *_common(cfg, tokens, seed),
+        *_common(cfg, tokens, seed, query),
         TensorSpec("rope_cos", shape, torch.float32, lambda: tables()[0]),
         TensorSpec("rope_sin", shape, torch.float32, lambda: tables()[1]),
         ScalarSpec("start_pos", torch.int32, start_pos),
-        *_outputs(cfg, tokens),
+        *_outputs(cfg, tokens, query),
     ]
 
 
@@ -64,6 +67,7 @@ def decode_specs(
     max_seq: int | None = None,
     seed: int = 0,
     rope: Rope = "plain",
+    query: Query = "int8",
 ) -> list[Spec]:
     """`tokens` tokens of different sequences, a RoPE row each; `positions` are drawn if None.
 
@@ -81,10 +85,10 @@ def decode_specs(
     rows = cache(lambda: rope_at(at, cfg, rope))
     shape = (tokens, cfg.rope_dim)
     return [
-        *_common(cfg, tokens, seed),
+        *_common(cfg, tokens, seed, query),
         TensorSpec("rope_cos", shape, torch.float32, lambda: rows()[0]),
         TensorSpec("rope_sin", shape, torch.float32, lambda: rows()[1]),
-        *_outputs(cfg, tokens),
+        *_outputs(cfg, tokens, query),
     ]
 
 
@@ -94,8 +98,18 @@ def decode_positions(max_seq: int, tokens: int, seed: int) -> Tensor:
         raise ArgumentValueError(f"max_seq is {max_seq}, wanted at least {DECODE_SEQ}")
     sequences = math.ceil(tokens / DECODE_SEQ)
     last_start = max_seq - DECODE_SEQ
-    starts = torch.randint(last_start + 1, (sequences, 1), generator=_generator(seed, "positions"))
+    starts = torch.randint(last_start + 1, (sequences, 1), generator=generator(seed, "positions"))
     return (starts + torch.arange(DECODE_SEQ)).reshape(-1)[:tokens]
+
+
+def with_values(specs: Sequence[Spec], values: Mapping[str, Tensor]) -> list[Spec]:
+    """The same specs, those that `values` names made of the tensors given instead of drawn."""
+    return [
+        replace(s, init_value=values[s.name])
+        if isinstance(s, TensorSpec) and s.name in values
+        else s
+        for s in specs
+    ]
 
 
 def check_tokens(tokens: int) -> None:
@@ -120,14 +134,14 @@ def check_positions(start_pos: int, tokens: int, max_seq: int) -> None:
         )
 
 
-def _common(cfg: Config, tokens: int, seed: int) -> list[Spec]:
+def _common(cfg: Config, tokens: int, seed: int, query: Query) -> list[Spec]:
     """The inputs that prefill and decode share, `x` to `kv_norm`."""
     hidden, q_lora, head_dim, q_width = cfg.hidden_size, cfg.q_lora_rank, cfg.head_dim, cfg.q_width
     bf16, f32 = torch.bfloat16, torch.float32
 
     def normal(name: str, std: float, mean: float = 0.0) -> Callable[..., Tensor]:
         def draw(*shape: int) -> Tensor:
-            return torch.empty(shape).normal_(mean, std, generator=_generator(seed, name))
+            return torch.empty(shape).normal_(mean, std, generator=generator(seed, name))
 
         return draw
 
@@ -144,33 +158,56 @@ def _common(cfg: Config, tokens: int, seed: int) -> list[Spec]:
     def column_scales(blocks: int, width: int) -> Tensor:
         # Weights of deviation 1 / sqrt(Q_LORA), columns up to three times apart.
         spread = torch.empty(blocks, width).uniform_(
-            0.5, 1.5, generator=_generator(seed, "wq_b_scale")
+            0.5, 1.5, generator=generator(seed, "wq_b_scale")
         )
         return spread / (CODE_STD * math.sqrt(q_lora))
 
+    def weight_values(rows: int, columns: int) -> Tensor:
+        spread = column_scales(1, columns) * CODE_STD
+        return normal("wq_b", 1.0)(rows, columns).mul_(spread)
+
+    shape = (q_lora, q_width)
+    blocks = (q_width // SCALE_BLOCK, SCALE_BLOCK)
+    wq_b = {
+        "int8": [
+            spec("wq_b", shape, torch.int8, weight_codes),
+            spec("wq_b_scale", blocks, f32, column_scales),
+        ],
+        "bf16": [spec("wq_b", shape, bf16, weight_values)],
+    }
     # Gains around 1, both sides; weights such that every projection has deviation about 1.
     return [
         spec("x", (tokens, hidden), bf16, normal("x", 1.5)),
         spec("attn_norm", (1, hidden), f32, normal("attn_norm", 0.1, 1.0)),
         spec("wq_a", (hidden, q_lora), bf16, normal("wq_a", hidden**-0.5)),
         spec("q_norm", (1, q_lora), f32, normal("q_norm", 0.1, 1.0)),
-        spec("wq_b", (q_lora, q_width), torch.int8, weight_codes),
-        spec("wq_b_scale", (q_width // SCALE_BLOCK, SCALE_BLOCK), f32, column_scales),
+        *wq_b[query],
         spec("wkv", (hidden, head_dim), bf16, normal("wkv", hidden**-0.5)),
         spec("kv_norm", (1, head_dim), f32, normal("kv_norm", 0.1, 1.0)),
     ]
 
 
-def _outputs(cfg: Config, tokens: int) -> list[Spec]:
+def _outputs(cfg: Config, tokens: int, query: Query) -> list[Spec]:
     heads, head_dim = cfg.num_attention_heads, cfg.head_dim
+
+    def output(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> TensorSpec:
+        return TensorSpec(name, shape, dtype, is_output=True)
+
+    latent = (tokens, cfg.q_lora_rank)
+    qr = {
+        "int8": [
+            output("qr", latent, torch.int8),
+            output("qr_scale", (tokens, 1), torch.float32),
+        ],
+        "bf16": [output("qr", latent, torch.bfloat16)],
+    }
     return [
-        TensorSpec("q", (tokens, heads, head_dim), torch.bfloat16, is_output=True),
-        TensorSpec("kv", (tokens, head_dim), torch.bfloat16, is_output=True),
-        TensorSpec("qr", (tokens, cfg.q_lora_rank), torch.int8, is_output=True),
-        TensorSpec("qr_scale", (tokens, 1), torch.float32, is_output=True),
+        output("q", (tokens, heads, head_dim), torch.bfloat16),
+        output("kv", (tokens, head_dim), torch.bfloat16),
+        *qr[query],
     ]
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator(seed: int, name: str) -> torch.Generator:
     # Torch's generator keeps 32 bits of a seed; a checksum mixes both parts into them.
     return torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))

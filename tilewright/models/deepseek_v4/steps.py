@@ -1,6 +1,7 @@
-"""The maths that prefill and decode share: norm, quantisation, RoPE, and the projections made of them.
+"""The maths that all Q/KV kernels share: norm, quantisation, RoPE, and the projections made of them.
 
-`R` rows (tokens of one chunk), everything in FP32 between the rounding points of the contract.
+`R` rows (tokens t0 … t0+R of one chunk), everything in FP32 between the rounding points of the contract.
+At the end the steps are put together twice: with INT8 codes for the query, and in BF16 throughout.
 """
 
 from __future__ import annotations
@@ -54,31 +55,21 @@ def rotate_pairs(tail: pl.Tensor, cos: pl.Tensor, sin: pl.Tensor):
     return pl.tensor.scatter(turned_odd, mask_pattern=ODD, dst=half)  # [R, ROPE]
 
 
+# -- the steps of a chunk --------------------------------------------------------------------------
+
+
 @pl.jit.inline
-def project_chunk(
+def project_down(
     x: pl.Tensor,  # [T, D] BF16
     attn_norm: pl.Tensor,  # [1, D] FP32
     wq_a: pl.Tensor,  # [D, Q_LORA] BF16
-    q_norm: pl.Tensor,  # [1, Q_LORA] FP32
-    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] INT8
-    wq_b_scale: pl.Tensor,  # [H*HEAD_DIM/128, 128] FP32
     wkv: pl.Tensor,  # [D, HEAD_DIM] BF16
-    kv_norm: pl.Tensor,  # [1, HEAD_DIM] FP32
-    cos_rows: pl.Tensor,  # [T, ROPE] FP32, the row of each token
-    sin_rows: pl.Tensor,  # [T, ROPE] FP32
-    q: pl.Tensor,  # [T, H, HEAD_DIM] BF16
-    kv: pl.Tensor,  # [T, HEAD_DIM] BF16
-    qr: pl.Tensor,  # [T, Q_LORA] INT8
-    qr_scale: pl.Tensor,  # [T, 1] FP32
     t0: pl.Scalar[pl.INDEX],
     R: pl.Scalar[pl.INDEX],
     eps: pl.Scalar[pl.FP32],
 ):
-    """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
-    D, Q_LORA, HEAD_DIM, PAIRS = x.shape[1], wq_a.shape[1], wkv.shape[1], cos_rows.shape[1] // 2
-    ROPE = 2 * PAIRS
-    NOPE = HEAD_DIM - ROPE
-    scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
+    """q_low [R, Q_LORA] and kv_low [R, HEAD_DIM], FP32: the attention norm and the two products of it."""
+    D, Q_LORA, HEAD_DIM = x.shape[1], wq_a.shape[1], wkv.shape[1]
     x_norm = pl.create_tensor([R, D], dtype=pl.BF16)
     q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
     kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
@@ -94,15 +85,30 @@ def project_chunk(
     for n0 in pl.parallel(0, HEAD_DIM, KV_TILE):
         with pl.at(level=CORE, name_hint="kv_down"):
             kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
+    return q_low, kv_low
 
-    with pl.at(level=CORE, name_hint="quantize_q"):
-        latent = rms_norm(q_low, q_norm, eps)
-        latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
-        latent_fp32 = pl.cast(latent_bf16, target_type=pl.FP32)
-        codes, scale = quantize_rows(latent_fp32)
-        qr[t0 : t0 + R, :] = codes
-        qr_scale[t0 : t0 + R, :] = scale
 
+@pl.jit.inline
+def query_latent(q_low: pl.Tensor, q_norm: pl.Tensor, eps: pl.Scalar[pl.FP32]):
+    """What the query is projected up from, before any codes: [R, Q_LORA] BF16."""
+    latent = rms_norm(q_low, q_norm, eps)
+    return pl.cast(latent, target_type=pl.BF16, mode="rint")
+
+
+@pl.jit.inline
+def store_kv(
+    kv_low: pl.Tensor,  # [R, HEAD_DIM] FP32
+    kv_norm: pl.Tensor,  # [1, HEAD_DIM] FP32
+    cos_rows: pl.Tensor,  # [T, ROPE] FP32, the row of each token
+    sin_rows: pl.Tensor,  # [T, ROPE] FP32
+    kv: pl.Tensor,  # [T, HEAD_DIM] BF16
+    t0: pl.Scalar[pl.INDEX],
+    R: pl.Scalar[pl.INDEX],
+    eps: pl.Scalar[pl.FP32],
+):
+    """kv of the chunk: RMSNorm, RoPE on the tail."""
+    HEAD_DIM, PAIRS = kv.shape[1], cos_rows.shape[1] // 2
+    NOPE = HEAD_DIM - 2 * PAIRS
     with pl.at(level=CORE, name_hint="kv_out"):
         cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
         kv_row = rms_norm(kv_low, kv_norm, eps)
@@ -110,17 +116,63 @@ def project_chunk(
         kv[t0 : t0 + R, 0:NOPE] = pl.cast(kv_row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
         kv[t0 : t0 + R, NOPE:HEAD_DIM] = pl.cast(kv_tail, target_type=pl.BF16, mode="rint")
 
+
+@pl.jit.inline
+def store_head(
+    acc: pl.Tensor,  # [R, HEAD_DIM] FP32
+    cos_rows: pl.Tensor,  # [T, ROPE] FP32
+    sin_rows: pl.Tensor,  # [T, ROPE] FP32
+    q: pl.Tensor,  # [T, H, HEAD_DIM] BF16
+    h: pl.Scalar[pl.INDEX],
+    t0: pl.Scalar[pl.INDEX],
+    R: pl.Scalar[pl.INDEX],
+    eps: pl.Scalar[pl.FP32],
+):
+    """Head h of the chunk's queries: RMSNorm without a gain, RoPE on the tail. Part of a region."""
+    HEAD_DIM, PAIRS = q.shape[2], cos_rows.shape[1] // 2
+    NOPE = HEAD_DIM - 2 * PAIRS
+    cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
+    head = unit_rms(acc, eps)
+    tail = rotate_pairs(head[:, NOPE:HEAD_DIM], cos, sin)
+    q[t0 : t0 + R, h, 0:NOPE] = pl.cast(head[:, 0:NOPE], target_type=pl.BF16, mode="rint")
+    q[t0 : t0 + R, h, NOPE:HEAD_DIM] = pl.cast(tail, target_type=pl.BF16, mode="rint")
+
+
+# -- the query in INT8: codes by token and by column of the weight, products exact -----------------
+
+
+@pl.jit.inline
+def project_chunk(
+    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor,
+    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] INT8
+    wq_b_scale: pl.Tensor,  # [H*HEAD_DIM/128, 128] FP32
+    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor, q: pl.Tensor, kv: pl.Tensor,
+    qr: pl.Tensor,  # [T, Q_LORA] INT8
+    qr_scale: pl.Tensor,  # [T, 1] FP32
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
+    HEAD_DIM = wkv.shape[1]
+    scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
+    q_low, kv_low = project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
+
+    with pl.at(level=CORE, name_hint="quantize_q"):
+        latent_bf16 = query_latent(q_low, q_norm, eps)
+        latent = pl.cast(latent_bf16, target_type=pl.FP32)
+        codes, scale = quantize_rows(latent)
+        qr[t0 : t0 + R, :] = codes
+        qr_scale[t0 : t0 + R, :] = scale
+
+    store_kv(kv_low, kv_norm, cos_rows, sin_rows, kv, t0, R, eps)
+
     for h in pl.parallel(0, q.shape[1]):
         with pl.at(level=CORE, name_hint="q_head"):
             c0 = h * HEAD_DIM
-            cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
             acc = pl.matmul(qr[t0 : t0 + R, :], wq_b[:, c0 : c0 + HEAD_DIM], out_dtype=pl.INT32)
             acc_fp32 = pl.cast(acc, target_type=pl.FP32, mode="rint")
             by_row = pl.row_expand_mul(acc_fp32, qr_scale[t0 : t0 + R, :])
-            head = unit_rms(pl.col_expand_mul(by_row, scale_row[:, c0 : c0 + HEAD_DIM]), eps)
-            tail = rotate_pairs(head[:, NOPE:HEAD_DIM], cos, sin)
-            q[t0 : t0 + R, h, 0:NOPE] = pl.cast(head[:, 0:NOPE], target_type=pl.BF16, mode="rint")
-            q[t0 : t0 + R, h, NOPE:HEAD_DIM] = pl.cast(tail, target_type=pl.BF16, mode="rint")
+            by_column = pl.col_expand_mul(by_row, scale_row[:, c0 : c0 + HEAD_DIM])
+            store_head(by_column, cos_rows, sin_rows, q, h, t0, R, eps)
 
 
 @pl.jit.inline
@@ -129,7 +181,7 @@ def project_qkv(
     wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor,
     q: pl.Tensor, kv: pl.Tensor, qr: pl.Tensor, qr_scale: pl.Tensor, eps: pl.Scalar[pl.FP32],
 ):  # fmt: skip
-    """All T tokens, a chunk at a time; shapes as in `project_chunk`."""
+    """All T tokens, a chunk at a time; shapes as in the steps above."""
     tokens = pl.tensor.dim(x, 0)
     chunk = pl.min(tokens, T_CHUNK)
     whole = tokens // chunk * chunk
@@ -143,4 +195,52 @@ def project_qkv(
         project_chunk(
             x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
             q, kv, qr, qr_scale, t0, tokens - whole, eps,
+        )  # fmt: skip
+
+
+# -- the query in BF16: the latent and the weight as they are, products in FP32 --------------------
+
+
+@pl.jit.inline
+def project_chunk_bf16(
+    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor,
+    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] BF16
+    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor, q: pl.Tensor, kv: pl.Tensor,
+    qr: pl.Tensor,  # [T, Q_LORA] BF16
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """Tokens t0 … t0+R: everything from the attention norm to the three outputs."""
+    HEAD_DIM = wkv.shape[1]
+    q_low, kv_low = project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
+
+    with pl.at(level=CORE, name_hint="store_qr"):
+        latent_bf16 = query_latent(q_low, q_norm, eps)
+        qr[t0 : t0 + R, :] = latent_bf16
+
+    store_kv(kv_low, kv_norm, cos_rows, sin_rows, kv, t0, R, eps)
+
+    for h in pl.parallel(0, q.shape[1]):
+        with pl.at(level=CORE, name_hint="q_head"):
+            c0 = h * HEAD_DIM
+            acc = pl.matmul(qr[t0 : t0 + R, :], wq_b[:, c0 : c0 + HEAD_DIM])
+            store_head(acc, cos_rows, sin_rows, q, h, t0, R, eps)
+
+
+@pl.jit.inline
+def project_qkv_bf16(
+    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor, wq_b: pl.Tensor,
+    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor,
+    q: pl.Tensor, kv: pl.Tensor, qr: pl.Tensor, eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """`project_qkv` with the BF16 query."""
+    tokens = pl.tensor.dim(x, 0)
+    chunk = pl.min(tokens, T_CHUNK)
+    whole = tokens // chunk * chunk
+    for t0 in pl.range(0, whole, chunk):
+        project_chunk_bf16(
+            x, attn_norm, wq_a, q_norm, wq_b, wkv, kv_norm, cos_rows, sin_rows, q, kv, qr, t0, chunk, eps,
+        )  # fmt: skip
+    for t0 in pl.unroll(whole, tokens, chunk):
+        project_chunk_bf16(
+            x, attn_norm, wq_a, q_norm, wq_b, wkv, kv_norm, cos_rows, sin_rows, q, kv, qr, t0, tokens - whole, eps,
         )  # fmt: skip
