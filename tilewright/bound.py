@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from tilewright.native import Code, NativeProgram, code_for, torch_threads
 from tilewright.passes.prepare import prepare
 from tilewright.runtime import engine
 from tilewright.runtime import threads as teams
+from tilewright.runtime.forks import compiling
 from tilewright.runtime.memory import Pages
 
 
@@ -82,7 +82,6 @@ class BoundKernel:
         self._frozen = {name: _freeze(name, tensor) for name, tensor in tensors.items()}
         self._free = [slot.name for slot in state.slots if slot.name not in tensors]
         self._programs: dict[int, tuple[Entry, NativeProgram]] = {}  # by id of the entry
-        self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the arguments that are not fixed, positional ones in the kernel's order."""
@@ -111,6 +110,11 @@ class BoundKernel:
     def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
         """The program for arguments like these; packs what it wants packed."""
         return self._program(self._bind(args, kwargs), threads)[1]
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The fixed arguments as meta tensors, by name."""
+        return {name: frozen.meta for name, frozen in self._frozen.items()}
 
     @property
     def panel_bytes(self) -> int:
@@ -151,7 +155,7 @@ class BoundKernel:
         entry = entry_of(self.kernel, self._state, bound)
         found = self._programs.get(id(entry))
         if found is None:
-            with self._lock:
+            with compiling:
                 found = self._programs.get(id(entry))
                 if found is None:
                     function = _with_frozen(entry.traced.function, self._frozen)
@@ -182,7 +186,7 @@ def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
     from tilewright.codegen.llvm.microkernel import choose
     from tilewright.codegen.llvm.prepack import emit_prepack
 
-    with _prepack_lock:
+    with compiling:
         if dtype not in _prepackers:
             machine = host()
 
@@ -200,7 +204,6 @@ def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
 
 
 _prepackers: dict[DType, Code] = {}
-_prepack_lock = threading.Lock()
 
 
 def _freeze(name: str, tensor: Any) -> _Frozen:

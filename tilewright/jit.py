@@ -5,7 +5,6 @@ The one file that meets every floor. Nothing heavy is imported before the first 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from tilewright.frontend import (
 from tilewright.ir.nodes import Function
 from tilewright.language.kernel import Kernel, register_launcher
 from tilewright.runtime.collector import collector_waits
+from tilewright.runtime.forks import compiling
 
 
 class Executable(Protocol):
@@ -104,7 +104,6 @@ _COMPILERS: Mapping[str, Callable[[Function], Executable]] = {
     "native": _native,
     "interpreter": _Interpreted,
 }
-_compiling = threading.RLock()
 
 
 class _Launcher:
@@ -204,7 +203,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
     found = _find(state, bound, backend)
     if found is not None:
         return found
-    with _compiling, collector_waits():
+    with compiling, collector_waits():
         found = _find(state, bound, backend)
         if found is not None:
             return found
@@ -217,9 +216,15 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
         return special
 
 
+def traced_for(kernel: Kernel, values: Mapping[str, Any]) -> Traced:
+    """The program for arguments like these, by name; meta tensors do, and nothing is compiled."""
+    state = state_of(kernel)
+    return entry_of(kernel, state, bind(kernel, state.slots, (), dict(values), data=False)).traced
+
+
 def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
     """The traced program for these arguments, read from the source if there is none that is still fresh."""
-    with _compiling, collector_waits():
+    with compiling, collector_waits():
         entry = _entry(state, bound)
         if entry is None:
             if kernel.check_annotations and knobs.check_annotations():
