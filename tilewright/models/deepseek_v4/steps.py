@@ -75,19 +75,32 @@ def project_chunk(
     eps: pl.Scalar[pl.FP32],
 ):
     """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
-    D, Q_LORA, HEAD_DIM, PAIRS = x.shape[1], wq_a.shape[1], wkv.shape[1], cos_rows.shape[1] // 2
-    ROPE = 2 * PAIRS
-    NOPE = HEAD_DIM - ROPE
-    scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
-    x_norm = pl.create_tensor([R, D], dtype=pl.BF16)
-    q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
-    kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
+    x_norm = pl.create_tensor([R, x.shape[1]], dtype=pl.BF16)
+    q_low = pl.create_tensor([R, wq_a.shape[1]], dtype=pl.FP32)
+    kv_low = pl.create_tensor([R, wkv.shape[1]], dtype=pl.FP32)
 
     with pl.at(level=CORE, name_hint="attn_norm"):
         x_chunk = pl.cast(x[t0 : t0 + R, :], target_type=pl.FP32)
         normed = rms_norm(x_chunk, attn_norm, eps)
         x_norm[:, :] = pl.cast(normed, target_type=pl.BF16, mode="rint")
 
+    project_down(x_norm, wq_a, wkv, q_low, kv_low)
+
+    with pl.at(level=CORE, name_hint="quantize_q"):
+        latent = rms_norm(q_low, q_norm, eps)
+        latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
+        store_codes(latent_bf16, qr, qr_scale, t0, R)
+
+    kv_rows(kv_low, kv_norm, cos_rows, sin_rows, kv, t0, R, eps)
+    q_heads(qr, qr_scale, wq_b, wq_b_scale, cos_rows, sin_rows, q, t0, R, eps)
+
+
+@pl.jit.inline
+def project_down(
+    x_norm: pl.Tensor, wq_a: pl.Tensor, wkv: pl.Tensor, q_low: pl.Tensor, kv_low: pl.Tensor
+):
+    """x_norm [R, D] BF16 to q_low [R, Q_LORA] and kv_low [R, HEAD_DIM], both FP32."""
+    Q_LORA, HEAD_DIM = wq_a.shape[1], wkv.shape[1]
     for n0 in pl.parallel(0, Q_LORA, Q_LORA_TILE):
         with pl.at(level=CORE, name_hint="q_down"):
             q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
@@ -95,14 +108,26 @@ def project_chunk(
         with pl.at(level=CORE, name_hint="kv_down"):
             kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
 
-    with pl.at(level=CORE, name_hint="quantize_q"):
-        latent = rms_norm(q_low, q_norm, eps)
-        latent_bf16 = pl.cast(latent, target_type=pl.BF16, mode="rint")
-        latent_fp32 = pl.cast(latent_bf16, target_type=pl.FP32)
-        codes, scale = quantize_rows(latent_fp32)
-        qr[t0 : t0 + R, :] = codes
-        qr_scale[t0 : t0 + R, :] = scale
 
+@pl.jit.inline
+def store_codes(
+    latent_bf16: pl.Tensor, qr: pl.Tensor, qr_scale: pl.Tensor, t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX]
+):  # fmt: skip
+    """The latent of rows t0 … t0+R as INT8 codes and scales; in a region."""
+    latent_fp32 = pl.cast(latent_bf16, target_type=pl.FP32)
+    codes, scale = quantize_rows(latent_fp32)
+    qr[t0 : t0 + R, :] = codes
+    qr_scale[t0 : t0 + R, :] = scale
+
+
+@pl.jit.inline
+def kv_rows(
+    kv_low: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor, kv: pl.Tensor,
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """Norm, RoPE and store of the keys and values of rows t0 … t0+R."""
+    HEAD_DIM, PAIRS = kv.shape[1], cos_rows.shape[1] // 2
+    NOPE = HEAD_DIM - 2 * PAIRS
     with pl.at(level=CORE, name_hint="kv_out"):
         cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
         kv_row = rms_norm(kv_low, kv_norm, eps)
@@ -110,6 +135,17 @@ def project_chunk(
         kv[t0 : t0 + R, 0:NOPE] = pl.cast(kv_row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
         kv[t0 : t0 + R, NOPE:HEAD_DIM] = pl.cast(kv_tail, target_type=pl.BF16, mode="rint")
 
+
+@pl.jit.inline
+def q_heads(
+    qr: pl.Tensor, qr_scale: pl.Tensor, wq_b: pl.Tensor, wq_b_scale: pl.Tensor,
+    cos_rows: pl.Tensor, sin_rows: pl.Tensor, q: pl.Tensor,
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """The up-projection, norm and RoPE of every head of rows t0 … t0+R."""
+    HEAD_DIM, PAIRS = q.shape[2], cos_rows.shape[1] // 2
+    NOPE = HEAD_DIM - 2 * PAIRS
+    scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
     for h in pl.parallel(0, q.shape[1]):
         with pl.at(level=CORE, name_hint="q_head"):
             c0 = h * HEAD_DIM
