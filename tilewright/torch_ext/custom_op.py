@@ -57,15 +57,17 @@ def register(
     op = torch.library.custom_op(name, form.run, mutates_args=mutates, schema=form.schema())
     op.register_fake(form.fake)
     if functional:
-        op.register_autograd(_refusal(name))
+        op.register_autograd(no_gradient(name))
     else:
         # Torch takes no formula for an operator that writes to its arguments, and would cut the gradient
         # without a word. The context is set up exactly when there is one to cut.
-        op._setup_context_fn = _refusal(name)
+        op._setup_context_fn = no_gradient(name)
     return op
 
 
-def _refusal(name: str) -> Callable[..., NoReturn]:
+def no_gradient(name: str) -> Callable[..., NoReturn]:
+    """A backward for `register_autograd` that says that the operator `name` has none."""
+
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise ArgumentValueError(
             f"a gradient through {name} is needed, and tilewright's kernels have none",
