@@ -210,7 +210,8 @@ def rope_at(positions: Tensor, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]
 def rope_turned(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """`rope_at` for frequencies [rope_dim // 2] FP64."""
     angle = positions.to(torch.float64)[:, None] * frequencies
-    return angle.cos().float().repeat(1, 2), angle.sin().float().repeat(1, 2)
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.cat((cos, cos), 1), torch.cat((sin, sin), 1)
 
 
 def rope_tables(max_seq: int, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]:
