@@ -13,7 +13,9 @@ M = pl.dynamic("M")
 
 @pl.jit
 def two_phases(
-    x: pl.Tensor[[M, K], pl.BF16], w: pl.Tensor[[K, N], pl.BF16], y: pl.Out[pl.Tensor[[M, N], pl.FP32]]
+    x: pl.Tensor[[M, K], pl.BF16],
+    w: pl.Tensor[[K, N], pl.BF16],
+    y: pl.Out[pl.Tensor[[M, N], pl.FP32]],
 ):
     rows = pl.tensor.dim(x, 0)
     doubled = pl.create_tensor([rows, K], dtype=pl.BF16)

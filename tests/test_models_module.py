@@ -197,7 +197,9 @@ def test_state_survives_saving_and_copies_are_apart(tmp_path: Any):
 
 
 def test_a_wrong_weight_is_refused():
-    with pytest.raises(ArgumentError, match=r"'wkv' is \[2, 2\] torch.float32, wanted \[256, 128\]"):
+    with pytest.raises(
+        ArgumentError, match=r"'wkv' is \[2, 2\] torch.float32, wanted \[256, 128\]"
+    ):
         QKVProjRope(CFG, {"wkv": torch.zeros(2, 2)})
     with pytest.raises(ArgumentError, match="there is no weight 'wo'"):
         QKVProjRope(CFG, {"wo": torch.zeros(2, 2)})
@@ -266,7 +268,9 @@ def test_several_python_threads_share_one_packing(
     def call() -> None:
         for _ in range(5):
             got = layer(x(70))
-            wrong.extend(n for n, a, b in zip(OUTPUTS, got, wanted) if not same_bits(a, b))
+            wrong.extend(
+                n for n, a, b in zip(OUTPUTS, got, wanted, strict=True) if not same_bits(a, b)
+            )
 
     callers = [threading.Thread(target=call, daemon=True) for _ in range(4)]
     for caller in callers:

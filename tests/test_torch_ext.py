@@ -109,7 +109,10 @@ def test_opcheck_finds_no_fault_with_either_form(mutating: Any, functional: Any)
 
 
 def test_opcheck_finds_no_fault_with_in_out_and_with_created_results():
-    x, total = draw((ROWS, N), torch.float32, 0, plain=True), draw((ROWS, N), torch.float32, 1, plain=True)
+    x, total = (
+        draw((ROWS, N), torch.float32, 0, plain=True),
+        draw((ROWS, N), torch.float32, 1, plain=True),
+    )
     torch.library.opcheck(register(accumulate, fresh_name()), (x, total.clone()))
     torch.library.opcheck(register(accumulate, fresh_name(), functional=True), (x, total))
     torch.library.opcheck(register(doubled, fresh_name()), (x,))
@@ -142,7 +145,10 @@ def test_both_forms_give_the_kernels_bits(mutating: Any, functional: Any):
 
 def test_the_functional_form_reads_in_out_and_leaves_it():
     op = register(accumulate, fresh_name(), functional=True)
-    x, total = draw((ROWS, N), torch.float32, 0, plain=True), draw((ROWS, N), torch.float32, 1, plain=True)
+    x, total = (
+        draw((ROWS, N), torch.float32, 0, plain=True),
+        draw((ROWS, N), torch.float32, 1, plain=True),
+    )
     before = total.clone()
     assert same_bits(op(x, total), x + total)
     assert same_bits(total, before)

@@ -30,7 +30,9 @@ TYPES = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed
 # average. INT8: a code is 127th of the largest in its row, half a code at most and 0.29 on average; with rows
 # whose largest is 3.5 deviations 0.8 % for the tokens and as much for the weights, 1.1 % together.
 KV_ERROR, LATENT_ERROR, Q_ERROR = 0.005, 0.005, 0.015
-LOGIT_ERROR = 0.02  # three layers whose front ends add their noise, most of it removed by the softmax
+LOGIT_ERROR = (
+    0.02  # three layers whose front ends add their noise, most of it removed by the softmax
+)
 
 
 def small_model(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
@@ -175,7 +177,9 @@ def test_a_padded_batch_and_generate(model: Any):
     assert error(got, wanted) < LOGIT_ERROR
     made = model.generate(ids, attention_mask=mask, **options)
     assert made.shape == (2, 27)
-    following = model(made[:, :-1]).logits[1, 23:].argmax(-1)  # the row without padding, all at once
+    following = (
+        model(made[:, :-1]).logits[1, 23:].argmax(-1)
+    )  # the row without padding, all at once
     assert following.equal(made[1, 24:])
 
 

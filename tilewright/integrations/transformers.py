@@ -23,7 +23,16 @@ from tilewright.models.deepseek_v4.config import KV_TILE, Q_LORA_TILE, SCALE_BLO
 from tilewright.models.deepseek_v4.ops import attention_front_end, front_end_packs
 
 # What a layer must have, so that another version of the package is refused and not misread.
-PARTS = ("q_a_proj", "q_a_norm", "q_b_proj", "q_b_norm", "kv_proj", "kv_norm", "o_a_proj", "o_b_proj")
+PARTS = (
+    "q_a_proj",
+    "q_a_norm",
+    "q_b_proj",
+    "q_b_norm",
+    "kv_proj",
+    "kv_norm",
+    "o_a_proj",
+    "o_b_proj",
+)
 MARK = "_tilewright_patched"
 
 

@@ -224,7 +224,7 @@ class _Form:
                 return None
             else:
                 dtype = getattr(torch, str(p.dtype.torch))
-                made[p.name] = torch.empty(list(p.shape), dtype=dtype, device="meta")
+                made[p.name] = torch.empty([n or 0 for n in p.shape], dtype=dtype, device="meta")
         return made
 
     def _made(self, given: Mapping[str, Any]) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:

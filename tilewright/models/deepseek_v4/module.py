@@ -62,7 +62,8 @@ class QKVProjRope(nn.Module):
             self.register_buffer(name, value)
         if given:
             raise ArgumentError(
-                f"there is no weight {next(iter(given))!r}", help=f"there are {', '.join(buffers(cfg))}"
+                f"there is no weight {next(iter(given))!r}",
+                help=f"there are {', '.join(buffers(cfg))}",
             )
 
     def forward(

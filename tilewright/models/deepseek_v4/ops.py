@@ -62,7 +62,7 @@ def qkv_proj_rope(
     made = in_chunks(
         call,
         (_rows(x, rows), *rope_turned(positions, frequencies)),
-        _outputs(cfg) + [((cfg.q_lora_rank,), torch.int8), ((1,), torch.float32)],
+        [*_outputs(cfg), ((cfg.q_lora_rank,), torch.int8), ((1,), torch.float32)],
     )
     q, kv, qr, qr_scale = (_spread(t, rows, len(x)) for t in made)
     return q, kv, qr, qr_scale
