@@ -29,10 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         for room in ("golden", "torch_ext", "viz")
     },
     "models": {*GROUND, "language", "golden", "torch_ext", *DRIVERS},
+    "integrations": {*GROUND, "language", "golden", "torch_ext", "models", *DRIVERS},
     # Beside cli, on the top floor: it measures whatever is below, down to single microkernels.
     "bench": {*LOWER, *ENGINE_ROOM, *DRIVERS, "golden", "models", "cli"},
 }
-TORCH_AT_IMPORT = {"interpreter", "golden", "torch_ext", "viz", "models", "cli", "bench"}
+TORCH_AT_IMPORT = {
+    "interpreter", "golden", "torch_ext", "viz", "models", "integrations", "cli", "bench",
+}  # fmt: skip
 LLVM_AT_IMPORT = {"codegen", "runtime", "bench"}
 
 

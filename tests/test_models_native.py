@@ -10,7 +10,11 @@ import torch
 from both_ways import guarded, share_even_small
 
 from tilewright.golden import ScalarSpec
-from tilewright.models.deepseek_v4 import steps
+from tilewright.models.deepseek_v4 import (
+    normed_qkv_proj_rope,
+    reference,
+    steps,
+)
 from tilewright.models.deepseek_v4.config import DEMO, Query
 from tilewright.models.deepseek_v4.registry import find
 from tilewright.models.deepseek_v4.specs import prefill_specs
@@ -183,3 +187,39 @@ def test_machine_code_and_interpreter_agree_in_bf16(count: int):
         error = (a.double() - b.double()).abs()
         assert bool((error <= 2e-2 + b.double().abs() / 64).all()), (name, error.max())
         assert float((a != b).float().mean()) < 0.05, name
+
+
+@pytest.mark.parametrize("count", [1, 7, 130])
+def test_tokens_that_are_normed_already_give_the_reference(count: int):
+    """q from the codes of the latent that the kernel gave; kv and latent as from the same normed tokens."""
+    values: dict[str, torch.Tensor] = {**inputs("int8"), "x": inputs("int8")["x"][:count]}
+    for name in ("rope_cos", "rope_sin"):
+        values[name] = values[name][:count].contiguous()
+    values["x_norm"] = reference.x_norm_exact(values, DEMO).bfloat16()
+    given = (
+        "x_norm",
+        "wq_a",
+        "q_norm",
+        "wq_b",
+        "wq_b_scale",
+        "wkv",
+        "kv_norm",
+        "rope_cos",
+        "rope_sin",
+    )
+    outputs = [torch.full_like(values[name][:count], float("nan")) for name in ("q", "kv")]
+    outputs.append(torch.full((count, DEMO.q_lora_rank), float("nan"), dtype=torch.bfloat16))
+    args = guarded([*(values[name] for name in given), *outputs])
+    normed_qkv_proj_rope.build(DEMO)(*args.args)
+    assert args.complaints() == []
+    q, kv, latent = args.args[-3:]
+    cos, sin = (values[name][:, : DEMO.rope_dim // 2] for name in ("rope_cos", "rope_sin"))
+    codes, scale = reference.quantize_rows(latent)
+    kv_raw = values["x_norm"].double() @ values["wkv"].double()
+    for got, wanted in (
+        (q, reference.q_from(codes, scale, cos, sin, values, DEMO)),
+        (kv, reference.kv_from(kv_raw, cos.double(), sin.double(), values, DEMO)),
+        (latent, reference.qr_norm_exact(values["x_norm"], values, DEMO)),
+    ):
+        error = (got.double() - wanted.double()).abs()
+        assert bool((error <= 1e-4 + wanted.double().abs() / 128).all()), error.max()

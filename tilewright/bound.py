@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from tilewright.native import Code, NativeProgram, code_for, torch_threads
 from tilewright.passes.prepare import prepare
 from tilewright.runtime import engine
 from tilewright.runtime import threads as teams
+from tilewright.runtime.forks import compiling
 from tilewright.runtime.memory import Pages
 
 
@@ -97,7 +97,6 @@ class BoundKernel:
         self._frozen = {name: _freeze(name, tensor) for name, tensor in tensors.items()}
         self._free = [slot.name for slot in state.slots if slot.name not in tensors]
         self._plans: dict[int, _Plan] = {}  # by id of the entry
-        self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the arguments that are not fixed, positional ones in the kernel's order."""
@@ -122,6 +121,11 @@ class BoundKernel:
     def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
         """The program for arguments like these; packs what it wants packed."""
         return self._plan(self._bind(args, kwargs), threads).program
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The fixed arguments as meta tensors, by name."""
+        return {name: frozen.meta for name, frozen in self._frozen.items()}
 
     @property
     def panel_bytes(self) -> int:
@@ -161,7 +165,7 @@ class BoundKernel:
         entry = entry_of(self.kernel, self._state, bound)
         found = self._plans.get(id(entry))
         if found is None:
-            with self._lock:
+            with compiling:
                 found = self._plans.get(id(entry))
                 if found is None:
                     found = self._plans[id(entry)] = self._make_plan(entry, threads)
@@ -205,7 +209,7 @@ def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
     from tilewright.codegen.llvm.microkernel import choose
     from tilewright.codegen.llvm.prepack import emit_prepack
 
-    with _prepack_lock:
+    with compiling:
         if dtype not in _prepackers:
             machine = host()
 
@@ -223,7 +227,6 @@ def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
 
 
 _prepackers: dict[DType, Code] = {}
-_prepack_lock = threading.Lock()
 
 
 def _freeze(name: str, tensor: Any) -> _Frozen:

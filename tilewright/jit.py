@@ -5,7 +5,6 @@ The one file that meets every floor. Nothing heavy is imported before the first 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from tilewright.ir.nodes import Function
 from tilewright.language.kernel import Kernel, register_launcher
 from tilewright.language.program import Program
 from tilewright.runtime.collector import collector_waits
+from tilewright.runtime.forks import compiling
 
 
 class Executable(Protocol):
@@ -145,7 +145,6 @@ _COMPILERS: Mapping[str, Callable[[Traced], Executable]] = {
     "interpreter": _Interpreted,
     "checked": _Checked,
 }
-_compiling = threading.RLock()
 
 
 class _Launcher:
@@ -206,7 +205,7 @@ class _Launcher:
                 types[p.name] = (tuple(n for n in p.shape if n is not None), p.dtype)
         state = state_of(program)
         bound = Bound(state.slots, {}, types, tuple(types.values()), {})
-        with suppress(NeedsConstant), _compiling, collector_waits():
+        with suppress(NeedsConstant), compiling, collector_waits():
             _trace(program, state, bound)
 
 
@@ -280,7 +279,7 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
     found = _find(state, bound, backend)
     if found is not None:
         return found
-    with _compiling, collector_waits():
+    with compiling, collector_waits():
         found = _find(state, bound, backend)
         if found is not None:
             return found
@@ -293,12 +292,18 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
         return special
 
 
+def traced_for(kernel: Kernel, values: Mapping[str, Any]) -> Traced:
+    """The program for arguments like these, by name; meta tensors do, and nothing is compiled."""
+    state = state_of(kernel)
+    return entry_of(kernel, state, bind(kernel, state.slots, (), dict(values), data=False)).traced
+
+
 def entry_of(kernel: Kernel, state: State, bound: Bound) -> Entry:
     """The traced program for these arguments, read from the source if there is none that is still fresh."""
     entry = _entry(state, bound)
     if entry is not None:
         return entry
-    with _compiling, collector_waits():
+    with compiling, collector_waits():
         entry = _entry(state, bound)
         if entry is None:
             if kernel.binding or (kernel.check_annotations and knobs.check_annotations()):
@@ -325,7 +330,7 @@ def _entry(state: State, bound: Bound) -> Entry | None:
         return None
     if not _is_stale(entries[0]):
         return entries[0]
-    with _compiling:
+    with compiling:
         entries[:] = [entry for entry in entries if not _is_stale(entry)]
         return entries[0] if entries else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import operator
 import struct
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from tilewright.machine import Machine, host
 from tilewright.runtime import cache, engine, record
 from tilewright.runtime import threads as teams
 from tilewright.runtime.collector import collector_waits
+from tilewright.runtime.forks import compiling
 from tilewright.runtime.memory import Pages
 from tilewright.runtime.record import Record
 
@@ -216,7 +216,6 @@ class Code:
 
 # Code that something in this process holds, by key: the disk need not be asked again.
 _held: weakref.WeakValueDictionary[str, Code] = weakref.WeakValueDictionary()
-_holding = threading.RLock()
 
 
 def code_for(
@@ -233,7 +232,7 @@ def code_for(
     if kept is None:
         return Code(*build())
     key = cache.key_of(kind, identity(), machine)
-    with _holding:
+    with compiling:
         code = _held.get(key)
         if code is None:
             entry = kept.get(key)
@@ -283,19 +282,19 @@ class _Pools:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._idle: list[_Memory] = []
-        self._lock = threading.Lock()
+        self._idle: dict[int, list[_Memory]] = {}  # by number of threads
+
+    # No lock: a fork may come while another thread holds it. A list's pop and append are whole.
 
     def borrow(self, threads: int) -> _Loan:
-        with self._lock:
-            for i, memory in enumerate(self._idle):
-                if memory.threads >= threads:
-                    return _Loan(self, self._idle.pop(i))
-        return _Loan(self, _Memory(self._record, threads))
+        try:
+            memory = self._idle[threads].pop()
+        except (KeyError, IndexError):
+            memory = _Memory(self._record, threads)
+        return _Loan(self, memory)
 
     def give_back(self, memory: _Memory) -> None:
-        with self._lock:
-            self._idle.append(memory)
+        self._idle.setdefault(memory.threads, []).append(memory)
 
 
 class _Loan:

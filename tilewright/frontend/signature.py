@@ -35,7 +35,8 @@ ANNOTATIONS = "write pl.Tensor[[rows, columns], dtype], pl.Out[â€¦], pl.InOut[â€
 class Parameter:
     """One parameter.
 
-    `shape` has None where an extent is not fixed; it is None when nothing is said.
+    `shape` has None where an extent is not fixed; it is None when nothing is said. `symbols` has the names
+    of the dynamic extents, None for the others.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Parameter:
     dtype: DType | None
     default: Any
     span: Span
+    symbols: tuple[str | None, ...] = ()
 
     @property
     def has_default(self) -> bool:
@@ -114,6 +116,7 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
             annotation.dtype,
             default,
             span,
+            tuple(e.name if isinstance(e, Dynamic) else None for e in annotation.shape or ()),
         )
     if annotation is Scalar:
         raise ParserTypeError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_lock = threading.Lock()
+from tilewright.runtime.forks import compiling
+
 _waiting = 0
 _was_on = False
 
@@ -20,7 +20,7 @@ def collector_waits() -> Iterator[None]:
     and every pass over all objects of a process that has loaded Torch takes 50 to 100 ms.
     """
     global _waiting, _was_on
-    with _lock:
+    with compiling:
         if not _waiting:
             _was_on = gc.isenabled()
             gc.disable()
@@ -28,7 +28,7 @@ def collector_waits() -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with compiling:
             _waiting -= 1
             if not _waiting and _was_on:
                 gc.enable()

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from tilewright.errors import CompilerBug
 from tilewright.machine import Machine, host
+from tilewright.runtime.forks import compiling
 
 # Our loops are written the way they should run: LLVM cleans up and chooses instructions, but does
 # not unroll, vectorise or otherwise guess. Level 2 inlines and hoists; 3 only takes longer.
 SPEED_LEVEL = 2
 
-_compiling = threading.RLock()
 _names = itertools.count()
 
 
@@ -49,21 +48,21 @@ class Library:
 
 def optimise(text: str, machine: Machine | None = None) -> str:
     """The module after LLVM's middle end, as text. Raises CompilerBug when it does not verify."""
-    with _compiling, _optimised(text, machine or host()) as module:
+    with compiling, _optimised(text, machine or host()) as module:
         return str(module)
 
 
 def assembly(text: str, machine: Machine | None = None) -> str:
     """The assembly of a module, for reading and for tests."""
     machine = machine or host()
-    with _compiling, _optimised(text, machine) as module:
+    with compiling, _optimised(text, machine) as module:
         return str(_target_machine(machine).emit_assembly(module))
 
 
 def compile_object(text: str, machine: Machine | None = None) -> bytes:
     """A module's text as an object file, optimised for the machine."""
     machine = machine or host()
-    with _compiling, _optimised(text, machine) as module:
+    with compiling, _optimised(text, machine) as module:
         return bytes(_target_machine(machine).emit_object(module))
 
 
@@ -76,7 +75,7 @@ def load_object(
     process (libm and libc). Raises CompilerBug when a symbol is in neither.
     """
     names = tuple(names)
-    with _compiling:
+    with compiling:
         llvm, jit = _llvm(), _jit()
         builder = llvm.JITLibraryBuilder().add_object_img(data).add_current_process()
         for name, address in {**_outside(data), **(symbols or {})}.items():

@@ -5,9 +5,9 @@ workers of a team run at the same time, so they may wait for each other.
 
 The team comes from the OpenMP library that the array library has already loaded: the same threads,
 still warm, and no more of them than processors. Where there is none, or in a forked child (whose
-OpenMP team died with the parent's threads), it comes from a pool of Python threads; both look the
-same to the worker, except that an OpenMP team may be smaller than asked for: `nthreads` is the size
-it really has.
+OpenMP team died with the parent's threads: `forks`), it comes from a pool of Python threads; both
+look the same to the worker, except that an OpenMP team may be smaller than asked for: `nthreads` is
+the size it really has.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from tilewright.runtime import engine
+from tilewright.runtime.forks import is_copy, loaded_openmp
 
 Worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-# An OpenMP library remembers its threads across a fork, but they do not exist in the child.
-_born_in = os.getpid()
 
 
 class _Packet(ctypes.Structure):
@@ -46,16 +43,16 @@ def team(worker: int, data: int, threads: int) -> None:
     if threads == 1:
         Worker(worker)(data, 0, 1)
         return
-    openmp = _openmp() if os.getpid() == _born_in else None
+    openmp = None if is_copy() else _openmp()
     if openmp is None:
-        _pool(os.getpid()).run(worker, data, threads)
+        _pool().run(worker, data, threads)
     else:
         openmp.run(worker, data, threads)
 
 
 def provider() -> str:
     """Where teams come from, for people: a library's path, or `Python threads`."""
-    openmp = _openmp() if os.getpid() == _born_in else None
+    openmp = None if is_copy() else _openmp()
     return "Python threads" if openmp is None else openmp.path
 
 
@@ -148,9 +145,13 @@ def _start_thread() -> SimpleQueue[Callable[[], None]]:
 
 
 @cache
-def _pool(pid: int) -> Pool:
-    """This process's pool; keyed by process, as threads do not survive a fork."""
+def _pool() -> Pool:
+    """This process's pool."""
     return Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads are the parent's
 
 
 _opening = threading.Lock()
@@ -177,19 +178,6 @@ def _open(path: str) -> OpenMP | None:
         return OpenMP(path, ctypes.CDLL(path))
     except (OSError, AttributeError):  # not to be opened by this name, or not GNU's interface
         return None
-
-
-def loaded_openmp(maps: Path = Path("/proc/self/maps")) -> list[str]:
-    """OpenMP libraries that this process has loaded, torch's own first; none on systems without
-    `maps`.
-    """
-    try:
-        lines = maps.read_text().splitlines()
-    except OSError:
-        return []
-    paths = {line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6}
-    found = sorted(p for p in paths if Path(p).name.startswith(("libgomp", "libiomp", "libomp")))
-    return sorted(found, key=lambda p: "torch" not in p)
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

@@ -220,8 +220,14 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
 
 def rope_at(positions: Tensor, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]:
     """Rows for given positions [T]: cos, sin [T, rope_dim] FP32, halves repeated."""
-    angle = positions.to(torch.float64)[:, None] * rope_frequencies(cfg, rope)
-    return angle.cos().float().repeat(1, 2), angle.sin().float().repeat(1, 2)
+    return rope_turned(positions, rope_frequencies(cfg, rope))
+
+
+def rope_turned(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """`rope_at` for frequencies [rope_dim // 2] FP64."""
+    angle = positions.to(torch.float64)[:, None] * frequencies
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.cat((cos, cos), 1), torch.cat((sin, sin), 1)
 
 
 def rope_tables(max_seq: int, cfg: Config, rope: Rope) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def rotate_pairs(tail: pl.Tensor, cos: pl.Tensor, sin: pl.Tensor):
 
 
 @pl.jit.inline
-def project_down(
+def norm_and_project_down(
     x: pl.Tensor,  # [T, D] BF16
     attn_norm: pl.Tensor,  # [1, D] FP32
     wq_a: pl.Tensor,  # [D, Q_LORA] BF16
@@ -68,17 +68,22 @@ def project_down(
     R: pl.Scalar[pl.INDEX],
     eps: pl.Scalar[pl.FP32],
 ):
-    """q_low [R, Q_LORA] and kv_low [R, HEAD_DIM], FP32: the attention norm and the two products of it."""
-    D, Q_LORA, HEAD_DIM = x.shape[1], wq_a.shape[1], wkv.shape[1]
-    x_norm = pl.create_tensor([R, D], dtype=pl.BF16)
-    q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
-    kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
-
+    """The attention norm of tokens t0 … t0+R and the two products of it, as `project_down` gives them."""
+    x_norm = pl.create_tensor([R, x.shape[1]], dtype=pl.BF16)
     with pl.at(level=CORE, name_hint="attn_norm"):
         x_chunk = pl.cast(x[t0 : t0 + R, :], target_type=pl.FP32)
         normed = rms_norm(x_chunk, attn_norm, eps)
         x_norm[:, :] = pl.cast(normed, target_type=pl.BF16, mode="rint")
+    q_low, kv_low = project_down(x_norm, wq_a, wkv)
+    return q_low, kv_low
 
+
+@pl.jit.inline
+def project_down(x_norm: pl.Tensor, wq_a: pl.Tensor, wkv: pl.Tensor):
+    """q_low [R, Q_LORA] and kv_low [R, HEAD_DIM], FP32, of x_norm [R, D] BF16."""
+    R, Q_LORA, HEAD_DIM = x_norm.shape[0], wq_a.shape[1], wkv.shape[1]
+    q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
+    kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
     for n0 in pl.parallel(0, Q_LORA, Q_LORA_TILE):
         with pl.at(level=CORE, name_hint="q_down"):
             q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
@@ -142,29 +147,31 @@ def store_head(
 
 
 @pl.jit.inline
-def project_chunk(
-    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor,
-    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] INT8
-    wq_b_scale: pl.Tensor,  # [H*HEAD_DIM/128, 128] FP32
-    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor, q: pl.Tensor, kv: pl.Tensor,
+def store_codes(
+    latent_bf16: pl.Tensor,  # [R, Q_LORA] BF16
     qr: pl.Tensor,  # [T, Q_LORA] INT8
     qr_scale: pl.Tensor,  # [T, 1] FP32
+    t0: pl.Scalar[pl.INDEX],
+    R: pl.Scalar[pl.INDEX],
+):
+    """The latent of tokens t0 … t0+R as codes and scales. Part of a region."""
+    latent = pl.cast(latent_bf16, target_type=pl.FP32)
+    codes, scale = quantize_rows(latent)
+    qr[t0 : t0 + R, :] = codes
+    qr_scale[t0 : t0 + R, :] = scale
+
+
+@pl.jit.inline
+def project_heads(
+    qr: pl.Tensor, qr_scale: pl.Tensor,
+    wq_b: pl.Tensor,  # [Q_LORA, H*HEAD_DIM] INT8
+    wq_b_scale: pl.Tensor,  # [H*HEAD_DIM/128, 128] FP32
+    cos_rows: pl.Tensor, sin_rows: pl.Tensor, q: pl.Tensor,
     t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
 ):  # fmt: skip
-    """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
-    HEAD_DIM = wkv.shape[1]
+    """Every head of tokens t0 … t0+R: product, scales of row and column, norm, RoPE."""
+    HEAD_DIM = q.shape[2]
     scale_row = pl.reshape(wq_b_scale, [1, wq_b.shape[1]])
-    q_low, kv_low = project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
-
-    with pl.at(level=CORE, name_hint="quantize_q"):
-        latent_bf16 = query_latent(q_low, q_norm, eps)
-        latent = pl.cast(latent_bf16, target_type=pl.FP32)
-        codes, scale = quantize_rows(latent)
-        qr[t0 : t0 + R, :] = codes
-        qr_scale[t0 : t0 + R, :] = scale
-
-    store_kv(kv_low, kv_norm, cos_rows, sin_rows, kv, t0, R, eps)
-
     for h in pl.parallel(0, q.shape[1]):
         with pl.at(level=CORE, name_hint="q_head"):
             c0 = h * HEAD_DIM
@@ -173,6 +180,22 @@ def project_chunk(
             by_row = pl.row_expand_mul(acc_fp32, qr_scale[t0 : t0 + R, :])
             by_column = pl.col_expand_mul(by_row, scale_row[:, c0 : c0 + HEAD_DIM])
             store_head(by_column, cos_rows, sin_rows, q, h, t0, R, eps)
+
+
+@pl.jit.inline
+def project_chunk(
+    x: pl.Tensor, attn_norm: pl.Tensor, wq_a: pl.Tensor, q_norm: pl.Tensor, wq_b: pl.Tensor, wq_b_scale: pl.Tensor,
+    wkv: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor,
+    q: pl.Tensor, kv: pl.Tensor, qr: pl.Tensor, qr_scale: pl.Tensor,
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """Tokens t0 … t0+R: everything from the attention norm to the four outputs."""
+    q_low, kv_low = norm_and_project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
+    with pl.at(level=CORE, name_hint="quantize_q"):
+        latent_bf16 = query_latent(q_low, q_norm, eps)
+        store_codes(latent_bf16, qr, qr_scale, t0, R)
+    store_kv(kv_low, kv_norm, cos_rows, sin_rows, kv, t0, R, eps)
+    project_heads(qr, qr_scale, wq_b, wq_b_scale, cos_rows, sin_rows, q, t0, R, eps)
 
 
 @pl.jit.inline
@@ -211,7 +234,7 @@ def project_chunk_bf16(
 ):  # fmt: skip
     """Tokens t0 … t0+R: everything from the attention norm to the three outputs."""
     HEAD_DIM = wkv.shape[1]
-    q_low, kv_low = project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
+    q_low, kv_low = norm_and_project_down(x, attn_norm, wq_a, wkv, t0, R, eps)
 
     with pl.at(level=CORE, name_hint="store_qr"):
         latent_bf16 = query_latent(q_low, q_norm, eps)

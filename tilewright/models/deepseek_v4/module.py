@@ -1,0 +1,132 @@
+"""The Q/KV projection as a PyTorch module, for people who bring a Torch model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
+from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope
+from tilewright.models.deepseek_v4.reference import rope_frequencies
+
+
+class Projected(NamedTuple):
+    """What the module gives; `…` are the leading axes of its input."""
+
+    q: Tensor  # […, H, HEAD_DIM] BF16
+    kv: Tensor  # […, HEAD_DIM] BF16
+    qr: Tensor  # […, Q_LORA] INT8, the query's latent
+    qr_scale: Tensor  # […, 1] FP32
+
+
+class QKVProjRope(nn.Module):
+    """RMSNorm, the low-rank Q and the KV projection, per-head norm and RoPE of one attention layer.
+
+    Holds the weights as buffers, named and shaped as the kernel takes them: they are saved and loaded with
+    `state_dict`, and there are no gradients. They are packed on the first call, and again on the call after
+    they were changed in place or loaded (Torch does not see a change through `.data`: call `repack`).
+    Packed weights take as much memory again.
+
+    weights: the buffers' first values by name; uninitialised memory for those not given.
+    rope:    "plain" for layers without compressed keys, "yarn" for the others.
+    """
+
+    attn_norm: Tensor  # [1, D] FP32
+    wq_a: Tensor  # [D, Q_LORA] BF16
+    q_norm: Tensor  # [1, Q_LORA] FP32
+    wq_b: Tensor  # [Q_LORA, H * HEAD_DIM] INT8
+    wq_b_scale: Tensor  # [H * HEAD_DIM / 128, 128] FP32
+    wkv: Tensor  # [D, HEAD_DIM] BF16
+    kv_norm: Tensor  # [1, HEAD_DIM] FP32
+
+    def __init__(
+        self, cfg: Config, weights: Mapping[str, Tensor] | None = None, rope: Rope = "plain"
+    ) -> None:
+        super().__init__()
+        self.cfg, self.rope = cfg, rope
+        self.frequencies = rope_frequencies(cfg, rope)
+        given = dict(weights or {})
+        for name, (shape, dtype) in buffers(cfg).items():
+            value = given.pop(name, None)
+            if value is None:
+                value = torch.empty(shape, dtype=dtype)
+            if tuple(value.shape) != shape or value.dtype != dtype:
+                raise ArgumentError(
+                    f"the weight {name!r} is {list(value.shape)} {value.dtype},"
+                    f" wanted {list(shape)} {dtype}"
+                )
+            self.register_buffer(name, value)
+        if given:
+            raise ArgumentError(
+                f"there is no weight {next(iter(given))!r}",
+                help=f"there are {', '.join(buffers(cfg))}",
+            )
+
+    def forward(
+        self, x: Tensor, start_pos: int = 0, position_ids: Tensor | None = None
+    ) -> Projected:
+        """x [T, D] or [B, S, D] BF16: tokens of one prompt, of B prompts, or of anything.
+
+        Token s of every row stands at start_pos + s, or where position_ids says: one for each token ([T],
+        [B, S]) or the same for every row ([S]). Rows with position -1 are padding: nothing is computed for
+        them and their outputs are 0.
+        Raises ArgumentError, ArgumentValueError for shapes and positions that cannot be.
+        """
+        if x.dim() not in (2, 3) or x.shape[-1] != self.cfg.hidden_size:
+            raise ArgumentError(
+                f"x is {list(x.shape)}, wanted [T, {self.cfg.hidden_size}] or"
+                f" [B, S, {self.cfg.hidden_size}]"
+            )
+        lead = x.shape[:-1]
+        if position_ids is None:
+            last = self.cfg.max_positions - lead[-1]
+            if start_pos < 0 or start_pos > last:
+                raise ArgumentValueError(
+                    f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
+                )
+            position_ids = torch.arange(lead[-1]) + start_pos
+        elif tuple(position_ids.shape) not in (tuple(lead), tuple(lead[-1:])):
+            raise ArgumentError(
+                f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
+            )
+        made = qkv_proj_rope(
+            x.reshape(-1, x.shape[-1]),
+            position_ids.expand(lead).reshape(-1),
+            self.attn_norm,
+            self.wq_a,
+            self.q_norm,
+            self.wq_b,
+            self.wq_b_scale,
+            self.wkv,
+            self.kv_norm,
+            self.frequencies,
+            self.cfg.rms_norm_eps,
+            self.cfg.max_positions,
+        )
+        return Projected(*(t.reshape(*lead, *t.shape[1:]) for t in made))
+
+    def repack(self) -> None:
+        """Pack the weights anew on the next call."""
+        qkv_packs.forget(self.wq_a, self.wq_b, self.wkv)
+
+    def extra_repr(self) -> str:
+        return f"{self.cfg.name}, rope={self.rope}"
+
+
+def buffers(cfg: Config) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every weight, in the kernel's order."""
+    D, Q_LORA, HEAD_DIM, Q = cfg.hidden_size, cfg.q_lora_rank, cfg.head_dim, cfg.q_width
+    bf16, f32 = torch.bfloat16, torch.float32
+    return {
+        "attn_norm": ((1, D), f32),
+        "wq_a": ((D, Q_LORA), bf16),
+        "q_norm": ((1, Q_LORA), f32),
+        "wq_b": ((Q_LORA, Q), torch.int8),
+        "wq_b_scale": ((Q // SCALE_BLOCK, SCALE_BLOCK), f32),
+        "wkv": ((D, HEAD_DIM), bf16),
+        "kv_norm": ((1, HEAD_DIM), f32),
+    }

@@ -1,0 +1,246 @@
+"""The Q/KV projection as PyTorch operators: any number of tokens, weights packed once, padding left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tilewright.bound import BoundKernel
+from tilewright.errors import ArgumentValueError
+from tilewright.models.deepseek_v4 import normed_qkv_proj_rope as normed
+from tilewright.models.deepseek_v4 import qkv_proj_rope as plain
+from tilewright.models.deepseek_v4.config import SCALE_BLOCK, T_CHUNK, Config
+from tilewright.models.deepseek_v4.reference import quantize_rows, rope_turned
+from tilewright.torch_ext import Packs, no_gradient
+
+PADDING = -1  # the position of a row that is no token
+# Sizes of calls per doubling. A kernel is compiled for its number of tokens: with four sizes a doubling,
+# 30 programs do for every number up to T_CHUNK, and at most a quarter of a call's rows are for nothing.
+SIZES_PER_DOUBLING = 4
+
+QKV = tuple[Tensor, Tensor, Tensor, Tensor]
+FrontEnd = tuple[Tensor, Tensor, Tensor]
+
+
+# -- the operator of `QKVProjRope` -----------------------------------------------------------------
+
+
+@torch.library.custom_op("tilewright::qkv_proj_rope", mutates_args=())
+def qkv_proj_rope(
+    x: Tensor,
+    position_ids: Tensor,
+    attn_norm: Tensor,
+    wq_a: Tensor,
+    q_norm: Tensor,
+    wq_b: Tensor,
+    wq_b_scale: Tensor,
+    wkv: Tensor,
+    kv_norm: Tensor,
+    frequencies: Tensor,
+    eps: float,
+    max_positions: int,
+) -> QKV:
+    """q [T, H, HEAD_DIM], kv [T, HEAD_DIM], qr [T, Q_LORA], qr_scale [T, 1] of tokens anywhere.
+
+    x [T, D] BF16; position_ids [T], -1 for rows that are no tokens: nothing is computed for them, their
+    outputs are 0. frequencies [ROPE / 2] FP64: the angle per position of each pair; the rows of cos and sin
+    are made for the positions of the call, so that there is no table. The weights are as in the kernel.
+    Raises ArgumentValueError for a position outside -1 … max_positions - 1 before anything runs.
+    """
+    rows = tokens_at(position_ids, max_positions)
+    positions = position_ids if rows is None else position_ids[rows]
+    cfg = _config(x.shape[1], wq_a.shape[1], wkv.shape[1], wq_b.shape[1], frequencies, eps)
+    bound = qkv_packs.of(cfg, wq_a, wq_b, wkv)
+
+    def call(
+        x: Tensor, cos: Tensor, sin: Tensor, q: Tensor, kv: Tensor, qr: Tensor, qr_scale: Tensor
+    ) -> None:
+        bound(x, attn_norm, q_norm, wq_b_scale, kv_norm, cos, sin, q, kv, qr, qr_scale)
+
+    made = in_chunks(
+        call,
+        (_rows(x, rows), *rope_turned(positions, frequencies)),
+        [*_outputs(cfg), ((cfg.q_lora_rank,), torch.int8), ((1,), torch.float32)],
+    )
+    q, kv, qr, qr_scale = (_spread(t, rows, len(x)) for t in made)
+    return q, kv, qr, qr_scale
+
+
+@qkv_proj_rope.register_fake
+def _(
+    x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
+    wq_b_scale: Tensor, wkv: Tensor, kv_norm: Tensor, frequencies: Tensor, eps: float, max_positions: int,
+) -> QKV:  # fmt: skip
+    T, HEAD_DIM = x.shape[0], wkv.shape[1]
+    return (
+        x.new_empty(T, wq_b.shape[1] // HEAD_DIM, HEAD_DIM),
+        x.new_empty(T, HEAD_DIM),
+        x.new_empty(T, wq_a.shape[1], dtype=torch.int8),
+        x.new_empty(T, 1, dtype=torch.float32),
+    )
+
+
+qkv_proj_rope.register_autograd(no_gradient("QKVProjRope"))
+
+
+def _bind_qkv(cfg: Config, wq_a: Tensor, wq_b: Tensor, wkv: Tensor) -> BoundKernel:
+    bound: BoundKernel = plain.build(cfg).bind(wq_a=wq_a, wq_b=wq_b, wkv=wkv, release=True)
+    return bound
+
+
+qkv_packs = Packs(_bind_qkv)
+
+
+# -- the operator for attention that is given normed tokens and its own angles -----------------------
+
+
+@torch.library.custom_op("tilewright::attention_front_end", mutates_args=())
+def attention_front_end(
+    x_norm: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_a: Tensor,
+    q_norm: Tensor,
+    q_b: Tensor,
+    kv: Tensor,
+    kv_norm: Tensor,
+    eps: float,
+) -> FrontEnd:
+    """q [T, H, HEAD_DIM], kv [T, HEAD_DIM] and the normed query latent [T, Q_LORA], in BF16.
+
+    x_norm [T, D] BF16; cos, sin [T, ROPE / 2] FP32, one angle for each pair. The weights are those of linear
+    layers, [out, in], in any float dtype: q_a and kv are taken as BF16, q_b as INT8 with a scale a row.
+    """
+    rope = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+    cfg = _config(x_norm.shape[1], q_a.shape[0], kv.shape[0], q_b.shape[0], cos[0], eps)
+    bound = front_end_packs.of(cfg, q_a, q_b, kv)
+
+    def call(
+        x: Tensor, cos: Tensor, sin: Tensor, q: Tensor, kv_row: Tensor, latent: Tensor
+    ) -> None:
+        bound(x, _row(q_norm), _row(kv_norm), cos, sin, q, kv_row, latent)
+
+    outputs = [*_outputs(cfg), ((cfg.q_lora_rank,), torch.bfloat16)]
+    q, kv_row, latent = in_chunks(call, (x_norm.contiguous(), *rope), outputs)
+    return q, kv_row, latent
+
+
+@attention_front_end.register_fake
+def _(
+    x_norm: Tensor, cos: Tensor, sin: Tensor, q_a: Tensor, q_norm: Tensor, q_b: Tensor, kv: Tensor,
+    kv_norm: Tensor, eps: float,
+) -> FrontEnd:  # fmt: skip
+    T, HEAD_DIM = x_norm.shape[0], kv.shape[0]
+    return (
+        x_norm.new_empty(T, q_b.shape[0] // HEAD_DIM, HEAD_DIM),
+        x_norm.new_empty(T, HEAD_DIM),
+        x_norm.new_empty(T, q_a.shape[0]),
+    )
+
+
+attention_front_end.register_autograd(no_gradient("the attention front end"))
+
+
+def _bind_front_end(cfg: Config, q_a: Tensor, q_b: Tensor, kv: Tensor) -> BoundKernel:
+    codes, scale = quantize_rows(q_b.detach().float())
+    bound: BoundKernel = normed.build(cfg).bind(
+        wq_a=_columns(q_a),
+        wq_b=codes.t().contiguous(),
+        wq_b_scale=scale.reshape(-1, SCALE_BLOCK),
+        wkv=_columns(kv),
+        release=True,
+    )
+    return bound
+
+
+front_end_packs = Packs(_bind_front_end)
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """A linear layer's [out, in] as the kernels' [in, out] BF16, a copy."""
+    return weight.detach().t().to(torch.bfloat16, memory_format=torch.contiguous_format, copy=True)
+
+
+def _row(gain: Tensor) -> Tensor:
+    return gain.detach().float().reshape(1, -1)
+
+
+# -- any number of tokens, some of them padding ------------------------------------------------------
+
+
+def tokens_at(position_ids: Tensor, max_positions: int) -> Tensor | None:
+    """The rows [N] that are tokens, None for all; ArgumentValueError for a position out of range."""
+    if not position_ids.numel():
+        return None
+    low, high = (int(x) for x in position_ids.aminmax())
+    if low < PADDING or high >= max_positions:
+        wrong = low if low < PADDING else high
+        at = int((position_ids == wrong).nonzero()[0])
+        raise ArgumentValueError(
+            f"position_ids[{at}] is {wrong}; positions are 0 to {max_positions - 1}",
+            help=f"{PADDING} marks a row that is no token",
+        )
+    return (position_ids != PADDING).nonzero().flatten() if low == PADDING else None
+
+
+def call_size(tokens: int) -> int:
+    """The number of rows that a call for so many tokens (T_CHUNK at most) is made with."""
+    step = max(1, (1 << (tokens - 1).bit_length()) // (2 * SIZES_PER_DOUBLING))
+    return -(-tokens // step) * step
+
+
+def in_chunks(
+    call: Callable[..., None],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[tuple[tuple[int, ...], torch.dtype]],
+) -> list[Tensor]:
+    """`call(*inputs, *outputs)` for all tokens, T_CHUNK at a time; gives the outputs [T, …].
+
+    inputs: contiguous, a row per token; outputs: the shape and dtype of a token's row. The last call may have
+    more rows than there are tokens left: its inputs are filled up with zeros, and what it gives for them
+    lies behind the end of the outputs.
+    """
+    tokens = len(inputs[0])
+    whole = tokens - tokens % T_CHUNK
+    last = call_size(tokens - whole) if tokens > whole else 0
+    made = [torch.empty(whole + last, *shape, dtype=dtype) for shape, dtype in outputs]
+    for first in range(0, whole + last, T_CHUNK):
+        size = min(T_CHUNK, whole + last - first)
+        rows = [x[first : first + size] for x in inputs]
+        if first + size > tokens:
+            rows = [torch.cat((x, x.new_zeros(size - len(x), *x.shape[1:]))) for x in rows]
+        call(*rows, *(x[first : first + size] for x in made))
+    return [x[:tokens] for x in made]
+
+
+def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x.contiguous() if rows is None else x[rows]
+
+
+def _spread(x: Tensor, rows: Tensor | None, tokens: int) -> Tensor:
+    """Rows put where they belong among `tokens` rows, the others 0."""
+    if rows is None:
+        return x
+    return x.new_zeros(tokens, *x.shape[1:]).index_copy_(0, rows, x)
+
+
+def _config(
+    hidden: int, q_lora: int, head_dim: int, q_width: int, pairs: Tensor, eps: float
+) -> Config:
+    return Config(
+        "operator",
+        hidden_size=hidden,
+        num_attention_heads=q_width // head_dim,
+        q_lora_rank=q_lora,
+        head_dim=head_dim,
+        rope_dim=2 * len(pairs),
+        rms_norm_eps=eps,
+    )
+
+
+def _outputs(cfg: Config) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """q and kv."""
+    heads = (cfg.num_attention_heads, cfg.head_dim)
+    return [(heads, torch.bfloat16), ((cfg.head_dim,), torch.bfloat16)]

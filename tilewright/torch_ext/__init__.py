@@ -1,0 +1,8 @@
+"""Kernels as PyTorch operators: `register` makes one of any kernel, `Packs` keeps packed weights up to date."""
+
+from __future__ import annotations
+
+from tilewright.torch_ext.custom_op import no_gradient, register
+from tilewright.torch_ext.packs import Packs
+
+__all__ = ["Packs", "no_gradient", "register"]
