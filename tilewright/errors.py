@@ -19,6 +19,7 @@ class KernelError(Exception):
     span:    where the author wrote it, if a line is to blame.
     notes:   further facts, one per line (shapes, where an operand came from).
     help:    one thing to try.
+    also:    further mistakes that were found in the same kernel.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class KernelError(Exception):
         self.span = span
         self.notes = tuple(notes)
         self.help = help
+        self.also: tuple[KernelError, ...] = ()
         super().__init__(message)
 
     def __str__(self) -> str:
-        return render(self)
+        return "\n\n".join(render(error) for error in (self, *self.also))
 
 
 class ParserError(KernelError):

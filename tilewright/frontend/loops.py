@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import (
@@ -14,6 +15,7 @@ from tilewright.errors import (
 )
 from tilewright.frontend.calls import LOOP_WORDS, bind, callee
 from tilewright.frontend.carrying import run_loop
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.merging import (
     is_carriable,
@@ -51,19 +53,8 @@ def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
             ):
                 callee(t, node.iter, evaluate)
     if word is None or word.name not in LOOP_WORDS:
-        t.fail(
-            ParserSyntaxError,
-            f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got "
-            f"{ast.unparse(node.iter)}",
-            node.iter,
-            help=f"write pl.{ast.unparse(node.iter)}"
-            if ast.unparse(node.iter).startswith("range(")
-            else None,
-        )
-    if node.orelse:
-        t.fail(
-            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
-        )
+        refuse_loop(t, node)
+    check_loop(t, node)
     assert isinstance(node.iter, ast.Call)
     with t.at(node.iter):
         call = bind(t, node.iter, word, evaluate)
@@ -98,6 +89,24 @@ def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
             run_body,
             name=name,
             explicit=dict(zip(explicit, initial, strict=True)),
+        )
+
+
+def refuse_loop(t: Complains, node: ast.For) -> NoReturn:
+    """A loop over something else than the language's own ranges."""
+    over = ast.unparse(node.iter)
+    t.fail(
+        ParserSyntaxError,
+        f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got {over}",
+        node.iter,
+        help=f"write pl.{over}" if over.startswith("range(") else None,
+    )
+
+
+def check_loop(t: Complains, node: ast.For) -> None:
+    if node.orelse:
+        t.fail(
+            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
         )
 
 

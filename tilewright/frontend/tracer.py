@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from tilewright.errors import (
     ParserTypeError,
     UndefinedVariableError,
 )
+from tilewright.frontend.complaints import undefined
 from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
 from tilewright.frontend.symbolic import Symbolic, Symbols
 from tilewright.frontend.values import (
@@ -26,6 +26,7 @@ from tilewright.frontend.values import (
     Named,
     Number,
     Tensor,
+    Unknown,
     describe,
     is_number,
     literal,
@@ -50,6 +51,10 @@ class NeedsConstant(Exception):
 
 class NeedsRegion(Exception):
     """Work on blocks met in orchestration: the statement is read again as a region of its own."""
+
+
+class Follows(KernelError):
+    """A consequence of a mistake that is on the list already."""
 
 
 @dataclass(slots=True)
@@ -83,6 +88,7 @@ class Tracer:
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
         self.symbols = Symbols()
+        self.mistakes: list[KernelError] | None = None  # a list: go on after a mistake
         self.hint = "v"
         self.node: ast.AST = frame.source.function
 
@@ -138,6 +144,8 @@ class Tracer:
         binding = self.frame.names.get(node.id)
         if binding is not None:
             self.reads[id(binding)] = binding
+            if isinstance(binding.value, Unknown):
+                self.fail(Follows, f"{node.id!r} depends on a mistake above", node)
             return binding.value
         if node.id in self.frame.gone:
             self.fail(
@@ -163,18 +171,12 @@ class Tracer:
         )
         if found is not None:
             return Constant(found)
-        near = difflib.get_close_matches(node.id, [*self.frame.names, *function.__globals__], 1)
-        self.fail(
-            UndefinedVariableError,
-            f"{node.id!r} is not defined here",
-            node,
-            help=f"did you mean {near[0]!r}?" if near else "bind it first",
-        )
+        undefined(self, node, [*self.frame.names, *function.__globals__])
 
     def consult(self, name: str, key: Any, read: Callable[[], Any]) -> Named:
         """A Python value from outside the kernel; the program is stale once it changes."""
         value = read()
-        if getattr(value, "operator", None) is None and not _is_language(value):
+        if getattr(value, "operator", None) is None and not is_language(value):
             self.consulted.setdefault(key, Consulted(name, read, frozen(value)))
         return from_python(value)
 
@@ -426,7 +428,7 @@ class Tracer:
             self.builder.append(op)
 
 
-def _is_language(value: object) -> bool:
+def is_language(value: object) -> bool:
     name = getattr(value, "__name__", "")
     return isinstance(name, str) and name.startswith(("tilewright.language", "pypto"))
 

@@ -1,0 +1,63 @@
+"""Going on after a mistake, so that an author sees all of them at once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+from tilewright.errors import KernelError
+from tilewright.frontend.tracer import Follows, NeedsConstant, Tracer
+from tilewright.frontend.values import Unknown
+
+Read = Callable[[Tracer, ast.stmt], None]
+
+
+def forgiving(t: Tracer, node: ast.stmt, read: Read) -> None:
+    """Read a statement; a mistake in it is noted, and the names that it binds become unknown.
+
+    What uses an unknown name is not a mistake of its own. A loop, branch or scope whose first line
+    is wrong still has its body read.
+    """
+    assert t.mistakes is not None
+    before, known = t.snapshot(), len(t.mistakes)
+    try:
+        read(t, node)
+    except (KernelError, NeedsConstant) as error:
+        inside = len(t.mistakes) > known  # what the body left open can upset the loop around it
+        t.restore(before)
+        if isinstance(error, KernelError) and not inside:
+            note(t.mistakes, error)
+        _forget(t, node)
+        if not inside:
+            _read_body(t, node, read)
+            t.restore(before)
+            _forget(t, node)
+
+
+def note(mistakes: list[KernelError], error: KernelError) -> None:
+    """Add a mistake, unless it follows from another or is known: loops are read more than once."""
+    if not isinstance(error, Follows) and not any(same_place(error, m) for m in mistakes):
+        mistakes.append(error)
+
+
+def same_place(a: KernelError, b: KernelError) -> bool:
+    """Whether two complaints say the same of the same text, however it was reached."""
+    if a.message != b.message or a.span is None or b.span is None:
+        return False
+    return (a.span.file, a.span.line, a.span.col) == (b.span.file, b.span.line, b.span.col)
+
+
+def _forget(t: Tracer, node: ast.stmt) -> None:
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            t.bind(inner.id, Unknown(), inner)
+
+
+def _read_body(t: Tracer, node: ast.stmt, read: Read) -> None:
+    outside = t.in_region
+    t.in_region = outside or isinstance(node, ast.With)
+    with t.builder.block():
+        for name in ("body", "orelse"):
+            for inner in getattr(node, name, []):
+                forgiving(t, inner, read)
+    t.in_region = outside
