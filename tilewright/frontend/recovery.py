@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 
 from tilewright.errors import KernelError
-from tilewright.frontend.tracer import Follows, NeedsConstant, Tracer
+from tilewright.frontend.tracer import NeedsConstant, Tracer
 from tilewright.frontend.values import Unknown
 
 Read = Callable[[Tracer, ast.stmt], None]
@@ -19,32 +19,19 @@ def forgiving(t: Tracer, node: ast.stmt, read: Read) -> None:
     is wrong still has its body read.
     """
     assert t.mistakes is not None
-    before, known = t.snapshot(), len(t.mistakes)
+    before, met = t.snapshot(), t.mistakes.met
     try:
         read(t, node)
     except (KernelError, NeedsConstant) as error:
-        inside = len(t.mistakes) > known  # what the body left open can upset the loop around it
+        inside = t.mistakes.met > met  # what the body left open can upset the loop around it
         t.restore(before)
-        if isinstance(error, KernelError) and not inside:
-            note(t.mistakes, error)
+        if not inside:
+            t.mistakes.note(error)
         _forget(t, node)
         if not inside:
             _read_body(t, node, read)
             t.restore(before)
             _forget(t, node)
-
-
-def note(mistakes: list[KernelError], error: KernelError) -> None:
-    """Add a mistake, unless it follows from another or is known: loops are read more than once."""
-    if not isinstance(error, Follows) and not any(same_place(error, m) for m in mistakes):
-        mistakes.append(error)
-
-
-def same_place(a: KernelError, b: KernelError) -> bool:
-    """Whether two complaints say the same of the same text, however it was reached."""
-    if a.message != b.message or a.span is None or b.span is None:
-        return False
-    return (a.span.file, a.span.line, a.span.col) == (b.span.file, b.span.line, b.span.col)
 
 
 def _forget(t: Tracer, node: ast.stmt) -> None:

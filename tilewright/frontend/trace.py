@@ -10,12 +10,11 @@ from typing import Any
 from tilewright.dtypes import INDEX, DType
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.inlining import run_function
-from tilewright.frontend.recovery import note
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
 from tilewright.frontend.tidying import drop_unused_results
-from tilewright.frontend.tracer import Follows, Frame, Tracer
+from tilewright.frontend.tracer import Follows, Frame, Mistakes, Tracer
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -93,21 +92,19 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
     try:
         return _trace(kernel, arguments, None)
     except KernelError as error:
-        found = [error]
+        mistakes = Mistakes([error])
         # Nothing that a mistake upsets later on is worth more than the mistake itself.
         with suppress(Exception):
             try:
-                _trace(kernel, arguments, found)
+                _trace(kernel, arguments, mistakes)
             except KernelError as last:
-                note(found, last)
-        error.also = tuple(found[1:])
+                mistakes.note(last)
+        error.also = tuple(mistakes.found[1:])
         raise
 
 
-def _trace(
-    kernel: Kernel, arguments: Mapping[str, Argument], mistakes: list[KernelError] | None
-) -> Traced:
-    """The program. With a list of mistakes, add to it whatever else is wrong; the result is void."""
+def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes | None) -> Traced:
+    """The program. Given mistakes, add to them whatever else is wrong; the result is void."""
     source = source_of(kernel)
     parameters = signature_of(kernel)
     frame = Frame(kernel, source)

@@ -58,6 +58,29 @@ class Follows(KernelError):
 
 
 @dataclass(slots=True)
+class Mistakes:
+    """The mistakes of one kernel, each once: loops are read more than once, helpers at every call."""
+
+    found: list[KernelError]
+    met: int = 0  # how often something was wrong, known or not
+
+    def note(self, error: Exception) -> None:
+        """Add a mistake, unless it only follows from another."""
+        self.met += 1
+        if not isinstance(error, KernelError) or isinstance(error, Follows):
+            return
+        if not any(_same_place(error, known) for known in self.found):
+            self.found.append(error)
+
+
+def _same_place(a: KernelError, b: KernelError) -> bool:
+    """Whether two complaints say the same of the same text, however it was reached."""
+    if a.message != b.message or a.span is None or b.span is None:
+        return False
+    return (a.span.file, a.span.line, a.span.col) == (b.span.file, b.span.line, b.span.col)
+
+
+@dataclass(slots=True)
 class Frame:
     """One function body being read: the entry's, or an inlined one's."""
 
@@ -88,7 +111,7 @@ class Tracer:
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
         self.symbols = Symbols()
-        self.mistakes: list[KernelError] | None = None  # a list: go on after a mistake
+        self.mistakes: Mistakes | None = None  # where to collect them and go on
         self.hint = "v"
         self.node: ast.AST = frame.source.function
 
