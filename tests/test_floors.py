@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         for room in ("golden", "torch_ext", "viz")
     },
     "models": {*GROUND, "language", "golden", "torch_ext", *DRIVERS},
+    "scripts": {*LOWER, "frontend", "golden"},
     # Beside cli, on the top floor: it measures whatever is below, down to single microkernels.
     "bench": {*LOWER, *ENGINE_ROOM, *DRIVERS, "golden", "models", "cli"},
 }

@@ -11,6 +11,8 @@ from tilewright.cli.bench import bench
 from tilewright.cli.cache import cache
 from tilewright.cli.check import check
 from tilewright.cli.doctor import doctor
+from tilewright.cli.lint import lint
+from tilewright.cli.run import EXAMPLES, RunCommand, run
 from tilewright.cli.show import show
 from tilewright.errors import KernelError
 
@@ -20,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command(cls=RunCommand, epilog=EXAMPLES)(run)
+app.command()(lint)
 app.command()(check)
 app.command()(bench)
 app.command()(show)
