@@ -15,9 +15,7 @@ def step(x: pl.Tensor, y: pl.Tensor):
 
 
 @pl.jit
-def three_mistakes(
-    x: pl.Tensor[[8, 16], pl.FP32], y: pl.Out[pl.Tensor[[8, 16], pl.FP32]]
-):
+def three_mistakes(x: pl.Tensor[[8, 16], pl.FP32], y: pl.Out[pl.Tensor[[8, 16], pl.FP32]]):
     count = 0
     for _ in range(4):
         count += 1

@@ -196,7 +196,7 @@ class _Screen:
     def ended(self, outcome: Outcome) -> None:
         """One line, and the script's output where somebody wants to see it."""
         log = Path(outcome.log) if outcome.log else None
-        if log is not None and (self.verbose or outcome.status.value in ("fail", "timeout")):
+        if log is not None and (self.verbose or outcome.status.value != "pass"):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             shown = lines if self.verbose else lines[-TAIL:]
             self.out.rule(escape(f"{outcome.script}: {log}"), align="left", style="dim")

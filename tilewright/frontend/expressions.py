@@ -161,7 +161,7 @@ def unknown_word(t: Complains, node: ast.Attribute, thing: Any) -> NoReturn:
         InvalidOperationError,
         f"the language has no {ast.unparse(node)}",
         node,
-        help=instead(node.attr, dir(thing), f"{owner}."),
+        help=instead(node.attr, dir(thing), f"{owner}.") or "docs/operators.md lists what there is",
     )
 
 

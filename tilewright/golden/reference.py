@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import linecache
 import textwrap
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -149,25 +150,12 @@ def _raised_at(golden_fn: Golden, error: Exception) -> Span | None:
         return None
     frame = own[-1]
     line = frame.lineno or 0
-    start = getattr(frame, "colno", None)  # from Python 3.11 on
-    if start is None:
-        text = frame.line or ""
-        return Span(frame.filename, line, *_text_columns(frame.filename, line, text))
-    return Span(
-        frame.filename,
-        line,
-        start,
-        frame.end_lineno or line,
-        frame.end_colno or start + 1,
-    )
-
-
-def _text_columns(file: str, line: int, text: str) -> tuple[int, int, int]:
-    """(first column, end line, end column) of a whole line of text."""
-    import linecache
-
-    start = max(linecache.getline(file, line).find(text), 0)
-    return start, line, start + max(len(text), 1)
+    text = linecache.getline(frame.filename, line).rstrip()
+    columns = (len(text) - len(text.lstrip()), line, len(text))
+    known = [getattr(frame, name, None) for name in ("colno", "end_lineno", "end_colno")]
+    if all(isinstance(n, int) for n in known):  # from Python 3.11 on
+        columns = (int(known[0] or 0), int(known[1] or 0), int(known[2] or 0))
+    return Span(frame.filename, line, *columns)
 
 
 def _assigned_at(golden_fn: Golden, name: str) -> Span | None:
@@ -182,7 +170,7 @@ def _assigned_at(golden_fn: Golden, name: str) -> Span | None:
     except (OSError, SyntaxError):
         return Span(code.co_filename, first, 0, first, 1)
     indent = len(lines[0]) - len(lines[0].lstrip())
-    nodes = [
+    nodes: list[Any] = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,18 +43,3 @@ class RunResult:
     def __str__(self) -> str:
         text = "PASS" if self.passed else f"FAIL: {self.error}"
         return text if self.execution_time is None else f"{text} ({self.execution_time:.2f}s)"
-
-
-Listener = Callable[[str, RunResult], None]
-_listeners: list[Listener] = []
-
-
-def listen(listener: Listener) -> None:
-    """Have `listener(kernel, result)` called at the end of every run of this process."""
-    _listeners.append(listener)
-
-
-def announce(kernel: str, result: RunResult) -> None:
-    """Tell whoever listens how a run of a kernel ended."""
-    for listener in _listeners:
-        listener(kernel, result)

@@ -19,11 +19,12 @@ from tilewright import knobs
 from tilewright.golden import replay
 from tilewright.golden.launch import Launch
 from tilewright.golden.policies import Case
-from tilewright.golden.reference import Golden, compute
+from tilewright.golden.reference import Golden, GoldenError, compute
 from tilewright.golden.report import OutputReport
-from tilewright.golden.result import RunResult, announce
+from tilewright.golden.result import RunResult
 from tilewright.golden.spec import ScalarSpec, Spec, check_names
 from tilewright.golden.validate import Judge, error_of, judge_outputs
+from tilewright.listeners import announce
 
 Echo = Callable[[str], None]
 
@@ -110,7 +111,8 @@ def run_jit(
     with stages("generate inputs"):
         frozen, stored = _values(specs, golden_data, seed, stages)
         snapshot = {n: v.clone() for n, v in frozen.items() if isinstance(v, Tensor)}
-    golden, golden_seconds, untouched = None, None, ()
+    golden, golden_seconds = None, None
+    untouched: tuple[GoldenError, ...] = ()
     if golden_data is not None:
         stages.say(f"  cache hit: {Path(golden_data) / 'out'}")
         golden = stored

@@ -81,21 +81,23 @@ def run_all(
 ) -> list[Outcome]:
     """Run scripts, `settings.jobs` at a time; outcomes in the order of `scripts`.
 
-    read(script, lint) is called before a script starts, ended(outcome) when it is done.
+    All are read before the first one starts: read(script, lint) is called for each, and
+    ended(outcome) when one is done.
     """
+    outcomes: dict[Path, Outcome] = {}
+    start: list[Path] = []
+    for script in scripts:
+        found = lint(script)
+        read(script, found)
+        held = None if settings.anyway else held_back(script, found)
+        if held is None:
+            start.append(script)
+        else:
+            outcomes[script] = held
+            ended(held)
     running = _Processes()
     with ThreadPoolExecutor(settings.jobs) as pool:
-        waiting = {}
-        for script in scripts:
-            found = lint(script)
-            read(script, found)
-            held = None if settings.anyway else held_back(script, found)
-            if held is not None:
-                held.findings = [str(f.error) for f in found.findings]
-                waiting[pool.submit(lambda outcome=held: outcome)] = script
-            else:
-                waiting[pool.submit(_run, script, settings, running)] = script
-        outcomes: dict[Path, Outcome] = {}
+        waiting = {pool.submit(_run, script, settings, running): script for script in start}
         try:
             for done in as_completed(waiting):
                 outcomes[waiting[done]] = done.result()
@@ -114,7 +116,8 @@ def held_back(script: Path, found: Lint) -> Outcome | None:
         more = len(found.findings) - 1
         place = f"{first.span.short}: " if first.span else ""
         why = f"{place}{first.message}" + (f" (and {more} more)" if more else "")
-        return Outcome(str(script), Status.unsupported, why)
+        texts = [str(finding.error) for finding in found.findings]
+        return Outcome(str(script), Status.unsupported, why, findings=texts)
     if not found.program:
         why = 'no `if __name__ == "__main__":` and no kernel is called'
         return Outcome(str(script), Status.no_program, why)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 import tilewright
 from tilewright import knobs
 from tilewright.errors import KernelError
+from tilewright.listeners import Listener, listen
 from tilewright.scripts import names
 from tilewright.scripts.outcome import KernelRun, Report, trouble_of
 
@@ -47,7 +47,7 @@ def run_script(script: Path, arguments: list[str], ours: bool, report: Report) -
     remark = names.install(path.parent, ours)
     if remark:
         print(f"tilewright: {remark}", file=sys.stderr)
-    importlib.import_module("tilewright.golden.result").listen(_entered_into(report))
+    listen(_entered_into(report))
     module = ModuleType("__main__")
     module.__dict__.update({"__file__": str(path), "__builtins__": __builtins__})
     sys.modules["__main__"] = module
@@ -76,7 +76,7 @@ def run_script(script: Path, arguments: list[str], ours: bool, report: Report) -
     return 0
 
 
-def _entered_into(report: Report) -> Any:
+def _entered_into(report: Report) -> Listener:
     def enter(kernel: str, result: Any) -> None:
         bench = result.bench
         report.runs.append(
