@@ -155,7 +155,25 @@ def test_a_traceback_begins_in_the_script(tmp_path):
         "Traceback (most recent call last):",
         f'  File "{script}", line 5, in <module>',
     ]
-    assert "ZeroDivisionError: division by zero" in done.stdout
+    assert done.stdout.endswith("breaks.py:2: ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("import torch_of_another_machine", "unsupported"),
+        ("from pypto.backend import BackendType", "unsupported"),
+        ("getattr(pl, 'word' + 'less')", "unsupported"),
+        ("pl.add(1, 2)", "unsupported"),
+        ("assert pl is None", "fail"),
+    ],
+)
+def test_what_is_missing_is_told_apart_from_what_is_wrong(tmp_path, line, status):
+    text = f"import pypto.language as pl\nif __name__ == '__main__':\n    {line}\n"
+    done = tilewright("run", write(tmp_path, "script.py", text))
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{status}  ")
+    assert "script.py:3: " in done.stdout
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def run(
         files = scripts_in(scripts)
     except ArgumentValueError as error:
         raise typer.BadParameter(f"{error.message}; {error.help}") from error
-    out = Console(stderr=True, highlight=False) if json_file == "-" else console()
+    out = console(stderr=json_file == "-")
     if dry:
         raise typer.Exit(show_lint(files, out))
     several = len(files) > 1

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 
 from tilewright.errors import KernelError
-from tilewright.frontend.tracer import NeedsConstant, Tracer
+from tilewright.frontend.tracer import NeedsConstant, NeedsRegion, Tracer
 from tilewright.frontend.values import Unknown
 
 Read = Callable[[Tracer, ast.stmt], None]
@@ -42,9 +42,15 @@ def _forget(t: Tracer, node: ast.stmt) -> None:
 
 def _read_body(t: Tracer, node: ast.stmt, read: Read) -> None:
     outside = t.in_region
-    t.in_region = outside or isinstance(node, ast.With)
+    inside = outside or isinstance(node, ast.With)
     with t.builder.block():
-        for name in ("body", "orelse"):
-            for inner in getattr(node, name, []):
+        for inner in [*getattr(node, "body", []), *getattr(node, "orelse", [])]:
+            t.in_region = inside
+            before = t.snapshot()
+            try:
+                forgiving(t, inner, read)
+            except NeedsRegion:
+                t.restore(before)
+                t.in_region = True
                 forgiving(t, inner, read)
     t.in_region = outside

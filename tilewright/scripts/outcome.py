@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
 from typing import Any
 
 from tilewright.errors import KernelError, UnsupportedFeatureError
@@ -99,17 +101,29 @@ def _sum(seconds: list[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def trouble_of(error: BaseException) -> Trouble:
+def trouble_of(error: BaseException, script: str) -> Trouble:
     """An exception in one line, and whether it is our limit rather than the script's mistake."""
     if isinstance(error, KernelError):
         more = f" (and {len(error.also)} more)" if error.also else ""
-        place = f"{error.span.short}: " if error.span else ""
+        place = f"{error.span.short}: " if error.span else _place_in(script, error)
         unsupported = any(isinstance(e, UnsupportedFeatureError) for e in (error, *error.also))
         return Trouble(f"{place}{error.message}{more}", unsupported)
     text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError):
-        return Trouble(text, unsupported=True)
-    return Trouble(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    named = text if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"
+    return Trouble(_place_in(script, error) + named.removesuffix(": "), _is_missing(error))
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether a package is not installed, or the language lacks a word."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        return error.obj.__name__.startswith("tilewright.")
+    return isinstance(error, ImportError)
+
+
+def _place_in(script: str, error: BaseException) -> str:
+    """`script.py:12: `, the last line of the script that was running."""
+    lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == script]
+    return f"{Path(script).name}:{lines[-1]}: " if lines else ""
 
 
 def judge(report: Report | None, exit_status: int) -> tuple[Status, str]:

@@ -15,7 +15,7 @@ from tilewright import knobs
 from tilewright.errors import KernelError
 from tilewright.listeners import Listener, listen
 from tilewright.scripts import names
-from tilewright.scripts.outcome import KernelRun, Report, trouble_of
+from tilewright.scripts.outcome import KernelRun, Report, Trouble, trouble_of
 
 INTERRUPTED = 130  # what a shell says of a command that was stopped by Ctrl-C
 
@@ -62,14 +62,14 @@ def run_script(script: Path, arguments: list[str], ours: bool, report: Report) -
     except SystemExit as leaving:
         return _exit_status(leaving)
     except KeyboardInterrupt:
-        report.trouble = trouble_of(KeyboardInterrupt("interrupted"))
+        report.trouble = Trouble("interrupted")
         return INTERRUPTED
     except KernelError as error:
-        report.trouble = trouble_of(error)
+        report.trouble = trouble_of(error, str(path))
         print(error, file=sys.stderr)
         return 1
     except BaseException as error:  # noqa: BLE001  (whatever a script raises, the report has it)
-        report.trouble = trouble_of(error)
+        report.trouble = trouble_of(error, str(path))
         error.with_traceback(_from_script_on(error.__traceback__, str(path)))
         traceback.print_exception(error)
         return 1
