@@ -60,7 +60,7 @@ def test_a_loop_or_branch_with_a_wrong_first_line_has_its_body_read():
             with pl.at(level=pl.Level.CORE_GROUP, name_hint="not a name"):
                 y[:, :] = pl.add(x, w)
         if 3:
-            z = missing
+            z = missing  # type: ignore[name-defined]
         else:
             z = x[i, :, :]
 
@@ -79,7 +79,7 @@ def test_a_loop_is_not_blamed_for_what_its_body_left_open():
     def kernel(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
         acc = pl.full([16, 8], pl.FP32, 0.0)
         for _ in pl.range(4):
-            if acc_is_new:
+            if acc_is_new:  # type: ignore[name-defined]
                 acc = pl.matmul(x, w)
             else:
                 acc = pl.matmul_acc(acc, w, x)
@@ -137,4 +137,4 @@ def test_a_kernel_that_was_mended_compiles():
 
 @pl.jit
 def uses_a_global(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
-    y[:, :] = pl.mul(x, LATER)
+    y[:, :] = pl.mul(x, LATER)  # type: ignore[name-defined]

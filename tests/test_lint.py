@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 BY_READING = {
     "assert_statement", "augmented_assignment", "chained_assignment", "chained_comparison",
     "comprehension", "import_in_a_kernel", "lambda_in_a_kernel", "missing_operand",
-    "python_builtin", "python_function", "python_print", "python_range", "region_option_unknown",
+    "missing_annotation", "python_builtin", "python_function", "python_print", "python_range", "region_option_unknown",
     "unknown_name", "unknown_operator",
 }  # fmt: skip
 

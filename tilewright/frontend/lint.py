@@ -41,6 +41,7 @@ from tilewright.frontend.script import (
     sibling,
     word_at,
 )
+from tilewright.frontend.signature import missing_annotation
 from tilewright.frontend.statements import NO_STATEMENT, check_assignment, refuse_statement
 from tilewright.frontend.tracer import is_language
 from tilewright.language.operator import operator_of
@@ -181,14 +182,7 @@ class _Judge:
         notes: Sequence[str] = (),
     ) -> NoReturn:
         assert node is not None
-        span = Span(
-            self.script.file,
-            node.lineno,  # type: ignore[attr-defined]
-            node.col_offset,  # type: ignore[attr-defined]
-            node.end_lineno,  # type: ignore[attr-defined]
-            node.end_col_offset,  # type: ignore[attr-defined]
-        )
-        raise kind(message, span, notes, help)
+        raise kind(message, self.script.span(node), notes, help)
 
     def ask(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
         """Whether a check of the front end is content."""
@@ -308,6 +302,11 @@ def _check_kernel(kernel: KernelText, result: Lint) -> None:
     """Every statement and expression of the body, and the names it uses."""
     judge = _Judge(kernel.script, result)
     judge.kernel, judge.at_import = kernel.name, False
+    arguments = kernel.node.args
+    for node in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs][kernel.method :]:
+        if node.annotation is None:
+            error = missing_annotation(node, kernel.script.span(node))
+            result.findings.append(Finding(error, kernel.name, at_import=False))
     _Body(judge, kernel).statements(kernel.node.body)
 
 

@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import tilewright.language
-from tilewright.frontend.source import Source
+from tilewright.frontend.source import span_of
 from tilewright.language.kernel import Decorator
+from tilewright.span import Span
 
 # Both spellings of the language's module.
 LANGUAGE = ("tilewright.language", "pypto.language")
@@ -30,7 +31,7 @@ class Missing:
 MISSING = Missing()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class KernelText:
     """A function in the tile language: a decorated one, or a method of a program class."""
 
@@ -41,10 +42,6 @@ class KernelText:
     around: tuple[Function, ...]  # the Python functions it is written in, outermost first
     method: bool = False
     calls: set[str] = field(default_factory=set)  # bare names that the body calls
-
-    @property
-    def source(self) -> Source:
-        return Source(self.script.file, self.node)
 
 
 class Script:
@@ -58,6 +55,10 @@ class Script:
         self.kernels: list[KernelText] = []
         self._find_kernels(self.tree.body, ())
         self.functions = plain_functions(self.tree.body)
+
+    def span(self, node: ast.AST) -> Span:
+        """The text of a statement, an expression or a parameter."""
+        return span_of(self.file, node)
 
     @cached_property
     def names(self) -> set[str]:
@@ -81,7 +82,7 @@ class Script:
         """Whether Python leaves annotations as text."""
         return self.imports.get("annotations") == "__future__.annotations"
 
-    @property
+    @cached_property
     def star(self) -> bool:
         """Whether `from … import *` hides what names there are."""
         return any(
@@ -122,10 +123,11 @@ class Script:
             for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
                 name = call.func.id if isinstance(call.func, ast.Name) else None
                 dotted = self.dotted(call.func, frozenset()) or ""
+                bare = isinstance(statement, (ast.Expr, ast.Raise))  # no constant is made by it
                 if (
                     name in entries
                     or dotted.startswith(tuple(f"{g}.run" for g in GOLDEN))
-                    or (isinstance(statement, ast.Expr) and name in self.functions)
+                    or (bare and name in self.functions)
                 ):
                     return True
         return False

@@ -72,11 +72,7 @@ def signature_of(kernel: Kernel) -> tuple[Parameter, ...]:
 def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> Parameter:
     span = source.span(node)
     if node.annotation is None:
-        raise ParserTypeError(
-            f"parameter {node.arg!r} is missing a type annotation",
-            span,
-            help=ANNOTATIONS,
-        )
+        raise missing_annotation(node, span)
     annotation = _evaluate(kernel, source, node)
     direction: Direction = "in"
     if isinstance(annotation, DirectedAnnotation):
@@ -106,6 +102,12 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
         " which is no type of a kernel",
         span,
         help=ANNOTATIONS,
+    )
+
+
+def missing_annotation(node: ast.arg, span: Span) -> ParserTypeError:
+    return ParserTypeError(
+        f"parameter {node.arg!r} is missing a type annotation", span, help=ANNOTATIONS
     )
 
 

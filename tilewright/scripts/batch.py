@@ -17,6 +17,7 @@ from pathlib import Path
 from tilewright import knobs
 from tilewright.errors import ArgumentValueError
 from tilewright.frontend.lint import Lint, lint
+from tilewright.scripts.names import installed
 from tilewright.scripts.outcome import Outcome, Report, Status, judge
 from tilewright.scripts.worker import command
 
@@ -86,8 +87,9 @@ def run_all(
     """
     outcomes: dict[Path, Outcome] = {}
     start: list[Path] = []
+    theirs = not settings.ours and installed("pypto") is not None  # whose rules are not ours
     for script in scripts:
-        found = lint(script)
+        found = Lint() if theirs else lint(script)
         read(script, found)
         held = None if settings.anyway else held_back(script, found)
         if held is None:
