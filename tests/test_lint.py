@@ -139,6 +139,29 @@ def test_names_from_around_the_kernel_are_known(tmp_path, body):
     assert messages(lint_text(tmp_path, text)) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from sizes import *",
+        "globals()['N'] = 8",
+        "def later():\n    global N\n    N = 8",
+        "try:\n    from sizes import N\nexcept ImportError:\n    N = 8",
+        "N: int = 8",
+        "with open('sizes') as N:\n    pass",
+    ],
+)
+def test_a_name_that_may_be_there_is_not_missed(tmp_path, line):
+    text = f"{PRELUDE}{line}\n{KERNEL}    y[:, :] = pl.add(x, N)\n"
+    assert messages(lint_text(tmp_path, text)) == []
+
+
+def test_a_function_made_a_kernel_by_a_call_is_no_plain_function(tmp_path):
+    helper = (
+        "def helper(a: pl.Tensor, b: pl.Tensor):\n    return b\nhelper = pl.jit.inline(helper)\n"
+    )
+    assert messages(lint_text(tmp_path, f"{PRELUDE}{helper}{KERNEL}    y = helper(x, y)\n")) == []
+
+
 def test_a_name_that_the_kernel_binds_hides_the_language():
     # `tile` is a parameter here, and whatever it has is not for the lint to judge.
     assert messages(lint(SCRIPTS / "hidden_name.py")) == []

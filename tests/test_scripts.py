@@ -174,6 +174,22 @@ def test_what_is_missing_is_told_apart_from_what_is_wrong(tmp_path, line, status
     assert done.returncode == 1
     assert done.stdout.startswith(f"{status}  ")
     assert "script.py:3: " in done.stdout
+    assert "script.py" in done.stderr
+    assert "line 3" in done.stderr or "script.py:3:5: error" in done.stderr
+
+
+def test_one_script_alone_can_have_a_limit_too(tmp_path):
+    text = "import time\nif __name__ == '__main__':\n    time.sleep(60)\n"
+    done = tilewright("run", write(tmp_path, "slow.py", text), "--timeout", 1.5)
+    assert done.returncode == 1
+    assert "still running after 1.5 s" in done.stdout
+
+
+def test_a_script_that_ignores_its_golden_fails_all_the_same(tmp_path):
+    text = (SCRIPTS / "wrong_sign.py").read_text(encoding="utf-8")
+    done = tilewright("run", write(tmp_path, "lax.py", text.replace("SystemExit(1)", "SystemExit")))
+    assert done.returncode == 1
+    assert done.stdout.endswith("the script exits with 0 all the same\n")
 
 
 # -- names -----------------------------------------------------------------------------------------

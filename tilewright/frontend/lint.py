@@ -412,7 +412,7 @@ class _Body:
             self.names(node.value)
         elif not isinstance(node, ast.Name):
             self.expression(node)
-        elif not (self.script.star or self.knows(node.id)):
+        elif not (self.script.open or self.knows(node.id)):
             known = sorted(self.own | self.around | self.script.names)
             self.judge.ask(undefined, node, known)
 

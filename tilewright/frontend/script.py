@@ -62,8 +62,9 @@ class Script:
 
     @cached_property
     def names(self) -> set[str]:
-        """What the module binds at its top level."""
-        return bound_names(self.tree.body)
+        """What the module binds at its top level, and functions in its place."""
+        declared = (n.names for n in ast.walk(self.tree) if isinstance(n, ast.Global))
+        return bound_names(self.tree.body).union(*declared)
 
     @cached_property
     def tried(self) -> set[ast.AST]:
@@ -83,12 +84,14 @@ class Script:
         return self.imports.get("annotations") == "__future__.annotations"
 
     @cached_property
-    def star(self) -> bool:
-        """Whether `from … import *` hides what names there are."""
-        return any(
-            isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names)
-            for node in ast.walk(self.tree)
-        )
+    def open(self) -> bool:
+        """Whether there may be names that nobody can see: a star import, `globals()`, `exec`."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names):
+                return True
+            if isinstance(node, ast.Name) and node.id in ("globals", "vars", "exec"):
+                return True
+        return False
 
     def word(self, node: ast.expr, hidden: set[str] | frozenset[str] = frozenset()) -> Any:
         """What of the language an expression names: MISSING for a name that it does not have.
@@ -179,8 +182,16 @@ def word_at(path: str) -> Any:
 
 
 def plain_functions(body: list[ast.stmt]) -> set[str]:
-    """Functions defined here without a decorator: Python's, not kernels."""
-    return {n.name for n in body if isinstance(n, Function) and not n.decorator_list}
+    """Functions defined here without a decorator: Python's, unless `f = pl.jit(f)` follows."""
+    assigned = {
+        node.id
+        for statement in body
+        if isinstance(statement, (ast.Assign, ast.AnnAssign))
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    plain = {n.name for n in body if isinstance(n, Function) and not n.decorator_list}
+    return plain - assigned
 
 
 def bound_names(body: list[ast.stmt]) -> set[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import linecache
 import textwrap
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tilewright import knobs
-from tilewright.errors import KernelError
+from tilewright.errors import KernelError, raised_at
 from tilewright.golden.launch import outputs_of
 from tilewright.golden.spec import Spec, TensorSpec
 from tilewright.span import Span
@@ -85,9 +83,10 @@ def _called(golden_fn: Golden, values: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         what = f"no value named {error}" if isinstance(error, KeyError) else str(error)
+        code = _code(golden_fn)
         raise GoldenError(
             f"{_name(golden_fn)} raised {type(error).__name__}: {what}",
-            _raised_at(golden_fn, error),
+            None if code is None else raised_at(error, code.co_filename),
             given,
             "a golden gets the specs' values by name and fills the outputs in place",
         ) from error
@@ -139,23 +138,6 @@ def _code(golden_fn: Any) -> CodeType | None:
 def _name(golden_fn: Any) -> str:
     code = _code(golden_fn)
     return "golden_fn" if code is None or code.co_name == "<lambda>" else code.co_name
-
-
-def _raised_at(golden_fn: Golden, error: Exception) -> Span | None:
-    """The last line of the golden's own file that was running."""
-    code = _code(golden_fn)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if code is not None and f.filename == code.co_filename]
-    if not own or own[-1].lineno is None:
-        return None
-    frame = own[-1]
-    line = frame.lineno or 0
-    text = linecache.getline(frame.filename, line).rstrip()
-    columns = (len(text) - len(text.lstrip()), line, len(text))
-    known = [getattr(frame, name, None) for name in ("colno", "end_lineno", "end_colno")]
-    if all(isinstance(n, int) for n in known):  # from Python 3.11 on
-        columns = (int(known[0] or 0), int(known[1] or 0), int(known[2] or 0))
-    return Span(frame.filename, line, *columns)
 
 
 def _assigned_at(golden_fn: Golden, name: str) -> Span | None:

@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from tilewright.errors import KernelError, UnsupportedFeatureError
+from tilewright.errors import KernelError, UnsupportedFeatureError, raised_at
+from tilewright.span import Span
 
 
 class Status(str, Enum):
@@ -105,12 +105,12 @@ def trouble_of(error: BaseException, script: str) -> Trouble:
     """An exception in one line, and whether it is our limit rather than the script's mistake."""
     if isinstance(error, KernelError):
         more = f" (and {len(error.also)} more)" if error.also else ""
-        place = f"{error.span.short}: " if error.span else _place_in(script, error)
+        place = _place(error.span or raised_at(error, script))
         unsupported = any(isinstance(e, UnsupportedFeatureError) for e in (error, *error.also))
         return Trouble(f"{place}{error.message}{more}", unsupported)
     text = " ".join(str(error).split())
     named = text if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"
-    return Trouble(_place_in(script, error) + named.removesuffix(": "), _is_missing(error))
+    return Trouble(_place(raised_at(error, script)) + named.removesuffix(": "), _is_missing(error))
 
 
 def _is_missing(error: BaseException) -> bool:
@@ -120,10 +120,8 @@ def _is_missing(error: BaseException) -> bool:
     return isinstance(error, ImportError)
 
 
-def _place_in(script: str, error: BaseException) -> str:
-    """`script.py:12: `, the last line of the script that was running."""
-    lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == script]
-    return f"{Path(script).name}:{lines[-1]}: " if lines else ""
+def _place(span: Span | None) -> str:
+    return "" if span is None else f"{span.short}: "
 
 
 def judge(report: Report | None, exit_status: int) -> tuple[Status, str]:

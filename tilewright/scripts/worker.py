@@ -12,7 +12,7 @@ from typing import Any
 
 import tilewright
 from tilewright import knobs
-from tilewright.errors import KernelError
+from tilewright.errors import KernelError, raised_at
 from tilewright.listeners import Listener, listen
 from tilewright.scripts import names
 from tilewright.scripts.outcome import KernelRun, Report, Trouble, trouble_of
@@ -65,6 +65,7 @@ def run_script(script: Path, arguments: list[str], ours: bool, report: Report) -
         report.trouble = Trouble("interrupted")
         return INTERRUPTED
     except KernelError as error:
+        error.span = error.span or raised_at(error, str(path))
         report.trouble = trouble_of(error, str(path))
         print(error, file=sys.stderr)
         return 1
