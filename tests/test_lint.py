@@ -259,6 +259,11 @@ def test_kernels_from_files_beside_the_script_are_read_where_they_are_used(tmp_p
     assert found.blocked
 
 
+def test_files_that_import_each_other_are_read_once(tmp_path):
+    text = f"{PRELUDE}from steps import lost\n{KERNEL}    lost(x, y)\n"
+    assert messages(lint_text(tmp_path, text, steps="from script import lost\n")) == []
+
+
 def test_a_script_that_is_no_python_is_told_where(tmp_path):
     found = lint_text(tmp_path, "import os\nx = (1,\n")
     assert found.blocked

@@ -16,9 +16,11 @@ INSTEAD = {
         "this dtype is not there: keep the values in pl.BF16 or pl.INT8",
     ),
     "distributed": "there is one device: leave communication between ranks out",
-    "system": "statements run in the order they are written: leave the synchronisation out",
+    "system": "statements run in the order they are written: split the loop where blocks wait",
     "prefetch": "a cache hint without effect on values: leave it out",
 }
+
+LIKENESS = 0.7  # row_summ is row_sum (0.93), ad is add (0.8); submit is not sub (0.67)
 
 
 class Complains(Protocol):
@@ -38,7 +40,7 @@ def instead(name: str, known: Iterable[str], owner: str = "") -> str | None:
     """What to write where `name` is not known: what does its work, or what it looks like."""
     if name in INSTEAD:
         return INSTEAD[name]
-    near = difflib.get_close_matches(name, list(known), 1)
+    near = difflib.get_close_matches(name, list(known), 1, LIKENESS)
     return f"did you mean {owner}{near[0]}?" if near else None
 
 

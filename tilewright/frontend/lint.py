@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tilewright.errors import KernelError, ParserSyntaxError
-from tilewright.frontend.calls import may_call, named_arguments
-from tilewright.frontend.calls import refuse_callee as refuse_call
+from tilewright.frontend.calls import may_call, named_arguments, refuse_callee
 from tilewright.frontend.complaints import instead, undefined
 from tilewright.frontend.expressions import (
     NO_EXPRESSION,
@@ -132,12 +131,16 @@ class _Files:
         return (None, name) if path is None else (self.read(path), name)
 
     def named(self, script: Script, name: str) -> list[KernelText]:
-        """The kernels that a bare name can mean in a file."""
-        own = [k for k in script.kernels if k.name == name and not k.method]
-        if own or name not in script.imports:
-            return own
-        other, name = self.beside(script, script.imports[name])
-        return [] if other is None or other is script else self.named(other, name)
+        """The kernels that a bare name can mean in a file, through imports of imports."""
+        here: Script | None = script
+        seen: set[tuple[Path, str]] = set()
+        while here is not None and (here.path, name) not in seen:
+            seen.add((here.path, name))
+            own = [k for k in here.kernels if k.name == name and not k.method]
+            if own or name not in here.imports:
+                return own
+            here, name = self.beside(here, here.imports[name])
+        return []
 
     def reachable(self, main: Script) -> list[KernelText]:
         """Every kernel of a file, those that it imports by name, and what all these call."""
@@ -429,10 +432,10 @@ class _Body:
             if operator is not None and operator.name not in WHILE_COMPILING:
                 self.judge.ask(named_arguments, node, operator)
             elif word is not MISSING and not may_call(word):
-                self.judge.ask(refuse_call, node, builtin=False, function=False)
+                self.judge.ask(refuse_callee, node, builtin=False, function=False)
         elif self.is_python(node.func):
             function = isinstance(node.func, ast.Name) and node.func.id in self.functions
-            self.judge.ask(refuse_call, node, builtin=not function, function=function)
+            self.judge.ask(refuse_callee, node, builtin=not function, function=function)
         else:
             self.names(node.func)
         for argument in arguments:
