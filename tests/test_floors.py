@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tilewright"
 
-GROUND = {"errors", "span", "dtypes", "knobs", "machine"}
+GROUND = {"errors", "span", "dtypes", "knobs", "listeners", "machine"}
 LOWER = {*GROUND, "ir", "language"}
 ENGINE_ROOM = {"frontend", "passes", "interpreter", "codegen", "runtime"}
 # Arguments are checked, native lowers, compiles and calls, jit launches.
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "models": {*GROUND, "language", "golden", "torch_ext", *DRIVERS},
     "integrations": {*GROUND, "language", "golden", "torch_ext", "models", *DRIVERS},
+    "scripts": {*LOWER, "frontend", "golden"},
     # Beside cli, on the top floor: it measures whatever is below, down to single microkernels.
     "bench": {*LOWER, *ENGINE_ROOM, *DRIVERS, "golden", "models", "cli"},
 }

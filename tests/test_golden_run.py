@@ -103,6 +103,15 @@ def test_settings_of_the_original_are_labels_and_ours_reach_the_kernel():
     assert kernel.options == {"backend": "native", "threads": 2}
 
 
+def test_what_was_asked_of_a_device_is_answered_in_a_line_each(capsys):
+    cfg = {"platform": "a5sim", "device_id": 2, "enable_l2_swimlane": 0, "enable_pmu": True}
+    run_jit(PythonKernel(double), specs(), golden_fn=doubled, runtime_cfg=cfg)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "[RUN]   platform a5sim, device_id 2: this CPU stands in for it",
+        "[RUN]   enable_pmu: no trace is written, tilewright makes none yet",
+    ]
+
+
 def test_the_golden_is_safe_from_a_kernel_that_spoils_its_inputs():
     def spoil(x, y):
         x.zero_()
@@ -259,6 +268,24 @@ def test_a_policy_given_another_output_expects_what_follows_from_it():
     strict = {"code": close(atol=0.5), "value": from_code}
     result = run_jit(PythonKernel(halves), two, golden_fn=golden, compare_fn=strict)
     assert [report.passed for report in result.outputs] == [False, False]
+
+
+def test_a_bench_times_what_comes_after_the_warm_up(monkeypatch, capsys):
+    for name, value in (("", "1"), ("_ROUNDS", "5"), ("_WARMUP", "2")):
+        monkeypatch.setenv(f"PYPTO_BENCH{name}", value)
+    kernel = PythonKernel(double)
+    result = run_jit(kernel, specs(), golden_fn=doubled)
+    assert (kernel.calls, len(result.bench.warm)) == (1 + 2 + 5, 5)
+    assert "median of 5 calls" in capsys.readouterr().out
+
+
+def test_a_seed_from_outside_serves_runs_that_name_none(monkeypatch, capsys):
+    monkeypatch.setenv("TILEWRIGHT_SEED", "11")
+    assert run_jit(PythonKernel(double), specs(), golden_fn=doubled).seed == 11
+    assert run_jit(PythonKernel(double), specs(), golden_fn=doubled, seed=4).seed == 4
+    printed = capsys.readouterr().out
+    assert "seed 11" in printed
+    assert "seed 4" in printed
 
 
 def test_run_without_a_program_says_what_it_wants():

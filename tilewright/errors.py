@@ -7,6 +7,7 @@ try. `CompilerBug` is ours: it keeps the traceback and the program text and asks
 from __future__ import annotations
 
 import linecache
+import traceback
 from collections.abc import Sequence
 
 from tilewright.span import Span
@@ -20,6 +21,7 @@ class KernelError(Exception):
     notes:   further facts, one per line (shapes, where an operand came from).
     help:    one thing to try.
     places:  other lines that take part, each with what happens there.
+    also:    further mistakes that were found in the same kernel.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class KernelError(Exception):
         self.notes = tuple(notes)
         self.help = help
         self.places = tuple(places)
+        self.also: tuple[KernelError, ...] = ()
         super().__init__(message)
 
     def __str__(self) -> str:
-        return render(self)
+        return "\n\n".join(render(error) for error in (self, *self.also))
 
 
 class ParserError(KernelError):
@@ -140,6 +143,19 @@ class CompilerBug(Exception):
     def __init__(self, message: str, program: str | None = None) -> None:
         text = f"{message}\n(this is a bug in tilewright, not in your kernel; please report it with this text)"
         super().__init__(text if program is None else f"{text}\n\n{program}")
+
+
+def raised_at(error: BaseException, file: str) -> Span | None:
+    """The last piece of a file that was running when an exception was raised; None if none was."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    if not frames or frames[-1].lineno is None:
+        return None
+    frame, line = frames[-1], frames[-1].lineno
+    known = [getattr(frame, name, None) for name in ("colno", "end_lineno", "end_colno")]
+    if all(isinstance(n, int) for n in known):  # from Python 3.11 on
+        return Span(file, line, int(known[0] or 0), int(known[1] or 0), int(known[2] or 0))
+    text = linecache.getline(file, line).rstrip()
+    return Span(file, line, len(text) - len(text.lstrip()), line, len(text))
 
 
 def render(error: KernelError) -> str:

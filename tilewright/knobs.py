@@ -68,11 +68,17 @@ BOUNDS = Knob(
     "error",
     "What reading a window past the end of its tensor does: error, or zeros for what is not there.",
 )
-# These three keep the names that existing scripts set.
+SEED = Knob(
+    "TILEWRIGHT_SEED",
+    "",
+    "Seed of golden runs that name none; empty leaves Torch's generator alone.",
+)
+# These keep the names that existing scripts set.
 BENCH = Knob(
     "PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0)."
 )
 BENCH_ROUNDS = Knob("PYPTO_BENCH_ROUNDS", "100", "Calls that PYPTO_BENCH times.")
+BENCH_WARMUP = Knob("PYPTO_BENCH_WARMUP", "3", "Calls before those that PYPTO_BENCH times.")
 GOLDEN_THREADS = Knob(
     "PYPTO_GOLDEN_NUM_THREADS",
     "",
@@ -88,8 +94,10 @@ KNOBS = (
     CACHE,
     CACHE_DIR,
     BOUNDS,
+    SEED,
     BENCH,
     BENCH_ROUNDS,
+    BENCH_WARMUP,
     GOLDEN_THREADS,
 )
 
@@ -117,12 +125,7 @@ def threads() -> int | None:
 
     ArgumentValueError unless 0 or positive.
     """
-    text = THREADS.value
-    if not text.isascii() or not text.isdigit():
-        raise ArgumentValueError(
-            f"{THREADS.name} is {text!r}", help="set it to 0 or a positive number"
-        )
-    return int(text) or None
+    return _count(THREADS) or None
 
 
 def checking() -> bool:
@@ -158,12 +161,31 @@ def bench_rounds() -> int:
     return _positive(BENCH_ROUNDS) if BENCH.flag() else 0
 
 
+def bench_warmup() -> int:
+    """How many calls of a bench are not timed. ArgumentValueError unless 0 or positive."""
+    return _count(BENCH_WARMUP)
+
+
+def seed() -> int | None:
+    """The seed of golden runs that name none. ArgumentValueError unless 0 or positive."""
+    return _count(SEED) if SEED.value else None
+
+
 def golden_threads() -> int | None:
     """Torch's threads while a golden is computed, None to leave them.
 
     ArgumentValueError unless positive.
     """
     return _positive(GOLDEN_THREADS) if GOLDEN_THREADS.value else None
+
+
+def _count(knob: Knob) -> int:
+    text = knob.value
+    if not text.isascii() or not text.isdigit():
+        raise ArgumentValueError(
+            f"{knob.name} is {text!r}", help="set it to 0 or a positive number"
+        )
+    return int(text)
 
 
 def _positive(knob: Knob) -> int:

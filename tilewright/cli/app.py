@@ -13,6 +13,8 @@ from tilewright.cli.cache import cache
 from tilewright.cli.check import check
 from tilewright.cli.checkpoint import checkpoint
 from tilewright.cli.doctor import doctor
+from tilewright.cli.lint import lint
+from tilewright.cli.run import EXAMPLES, RunCommand, run
 from tilewright.cli.show import show
 from tilewright.errors import KernelError
 
@@ -22,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command(cls=RunCommand, epilog=EXAMPLES)(run)
+app.command()(lint)
 app.command()(check)
 app.command()(accuracy)
 app.command()(bench)

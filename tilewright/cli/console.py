@@ -10,10 +10,11 @@ from rich.console import Console
 PIPE_WIDTH = 140  # in a pipe there is no terminal to ask; wide enough that no table is folded
 
 
-def console() -> Console:
-    """A console on standard output, as wide as the terminal or PIPE_WIDTH."""
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+def console(stderr: bool = False) -> Console:
+    """A console on standard output or error, as wide as the terminal or PIPE_WIDTH."""
+    plain = Console(highlight=False, stderr=stderr)
+    wide = Console(highlight=False, stderr=stderr, width=PIPE_WIDTH)
+    return plain if plain.is_terminal else wide
 
 
 @contextmanager

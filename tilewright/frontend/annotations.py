@@ -83,7 +83,7 @@ class _Names(dict[str, Any]):
         return self.kernel.around[name]
 
 
-def check_assignment(t: Tracer, node: ast.AnnAssign) -> None:
+def check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
     """`x: pl.Tensor[[16, 32], pl.FP32] = …` is checked where it names a shape or a dtype."""
     if not isinstance(node.target, ast.Name):
         return

@@ -15,6 +15,7 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.operands import Call
 from tilewright.frontend.tracer import Tracer, from_python
@@ -58,20 +59,33 @@ def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
     value = evaluate(t, node.func)
     if isinstance(value, Method):
         return value
-    name = ast.unparse(node.func)
     if not isinstance(value, Constant):
         t.fail(UnsupportedFeatureError, f"{describe(value)} cannot be called", node)
     thing = value.value
-    if (
-        isinstance(thing, Kernel)
-        or operator_of(thing)
-        or isinstance(thing, Hint)
-        or thing in (split, cross_core_slot)
-    ):
+    if may_call(thing):
         return thing
-    builtin = getattr(thing, "__module__", None) == "builtins"
+    refuse_callee(
+        t,
+        node,
+        builtin=getattr(thing, "__module__", None) == "builtins",
+        function=isinstance(thing, FunctionType),
+    )
+
+
+def may_call(thing: Any) -> bool:
+    """Whether a kernel can call this: another kernel, a word, a maker of hints."""
+    return (
+        isinstance(thing, (Kernel, Hint))
+        or operator_of(thing) is not None
+        or thing in (split, cross_core_slot)
+    )
+
+
+def refuse_callee(t: Complains, node: ast.Call, builtin: bool, function: bool) -> NoReturn:
+    """The call of something that lives in Python only."""
+    name = ast.unparse(node.func)
     advice = BUILTIN_HELP.get(name) if builtin else None
-    if advice is None and isinstance(thing, FunctionType):
+    if advice is None and function:
         advice = f"decorate {name} with @pl.jit.inline to call it from a kernel"
     t.fail(
         UnsupportedFeatureError,
@@ -177,30 +191,12 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
 
     InvalidOperationError on a mismatch.
     """
-    positional: list[ast.expr] = []
-    named: dict[str, ast.expr] = {}
-    for argument in node.args:
-        if isinstance(argument, ast.Starred):
-            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
-        positional.append(argument)
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
-        named[keyword.arg] = keyword.value
-    try:
-        bound = word.signature.bind(*positional, **named)
-    except TypeError as reason:
-        t.fail(
-            InvalidOperationError,
-            f"pl.{word.name}: {reason}",
-            node,
-            help=f"its parameters are {word.signature}",
-        )
+    bound = named_arguments(t, node, word)
     values: dict[str, Named] = {}
     nodes: dict[str, ast.expr] = {}
     for name, parameter in word.signature.parameters.items():
-        given: Any = bound.arguments.get(name)
-        if name not in bound.arguments:
+        given: Any = bound.get(name)
+        if name not in bound:
             default = parameter.default
             values[name] = (
                 Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
@@ -212,3 +208,26 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
             values[name] = evaluate(t, given)
             nodes[name] = given
     return Call(word.name, node, values, nodes)
+
+
+def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, Any]:
+    """The written arguments by parameter. InvalidOperationError when the signature has others."""
+    positional: list[ast.expr] = []
+    named: dict[str, ast.expr] = {}
+    for argument in node.args:
+        if isinstance(argument, ast.Starred):
+            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+        positional.append(argument)
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+        named[keyword.arg] = keyword.value
+    try:
+        return word.signature.bind(*positional, **named).arguments
+    except TypeError as reason:
+        t.fail(
+            InvalidOperationError,
+            f"pl.{word.name}: {reason}",
+            node,
+            help=f"its parameters are {word.signature}",
+        )

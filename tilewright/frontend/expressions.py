@@ -20,8 +20,9 @@ from tilewright.errors import (
     UnsupportedFeatureError,
 )
 from tilewright.frontend.calls import call
+from tilewright.frontend.complaints import Complains, instead
 from tilewright.frontend.subscripts import subscript
-from tilewright.frontend.tracer import Tracer, _is_language, from_python, to_number
+from tilewright.frontend.tracer import Tracer, from_python, is_language, to_number
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -112,6 +113,11 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
                 return subscript(t, node, evaluate)
             case ast.JoinedStr():
                 return text(t, node)
+    refuse_expression(t, node)
+
+
+def refuse_expression(t: Complains, node: ast.expr) -> NoReturn:
+    """No kernel has expressions of this kind."""
     what = NO_EXPRESSION.get(type(node), f"a {type(node).__name__} expression")
     t.fail(
         UnsupportedFeatureError,
@@ -152,30 +158,34 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
                 else f"its functions are {', '.join(thing.functions)}",
             )
         return Constant(thing.functions[node.attr])
-    if _is_language(thing):
+    if is_language(thing):
         found = getattr(thing, node.attr, None)
-        if found is None or (isinstance(found, ModuleType) and not _is_language(found)):
-            _unknown_word(t, node, thing)
+        if found is None or (isinstance(found, ModuleType) and not is_language(found)):
+            unknown_word(t, node, thing)
         return Constant(found)
-    try:
-        getattr(thing, node.attr)
-    except AttributeError:
-        t.fail(
-            UndefinedVariableError,
-            f"{ast.unparse(node.value)} has no attribute {node.attr!r}",
-            node,
-        )
+    if not hasattr(thing, node.attr):
+        no_attribute(t, node)
     name = ast.unparse(node)
     return t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
 
 
-def _unknown_word(t: Tracer, node: ast.Attribute, thing: Any) -> NoReturn:
-    near = difflib.get_close_matches(node.attr, dir(thing), 1)
+def unknown_word(t: Complains, node: ast.Attribute, thing: Any) -> NoReturn:
+    """The language, or `thing` of it, has no such name."""
+    owner = ast.unparse(node.value)
     t.fail(
         InvalidOperationError,
         f"the language has no {ast.unparse(node)}",
         node,
-        help=f"did you mean {ast.unparse(node.value)}.{near[0]}?" if near else None,
+        help=instead(node.attr, dir(thing), f"{owner}.") or "docs/operators.md lists what there is",
+    )
+
+
+def no_attribute(t: Complains, node: ast.Attribute) -> NoReturn:
+    """A Python object, such as an enumeration of the language, has no such name."""
+    t.fail(
+        UndefinedVariableError,
+        f"{ast.unparse(node.value)} has no attribute {node.attr!r}",
+        node,
     )
 
 
@@ -273,7 +283,8 @@ def logic(t: Tracer, node: ast.BoolOp) -> Named:
     return result
 
 
-def compare(t: Tracer, node: ast.Compare) -> Named:
+def check_comparison(t: Complains, node: ast.Compare) -> None:
+    """Two sides, compared by order or equality."""
     if len(node.ops) != 1:
         t.fail(
             ParserSyntaxError,
@@ -287,6 +298,10 @@ def compare(t: Tracer, node: ast.Compare) -> Named:
             f"{ast.unparse(node)}: kernels compare with == != < <= > >=",
             node,
         )
+
+
+def compare(t: Tracer, node: ast.Compare) -> Named:
+    check_comparison(t, node)
     left, right = evaluate(t, node.left), evaluate(t, node.comparators[0])
     decide, name = COMPARE[type(node.ops[0])]
     for side in (left, right):

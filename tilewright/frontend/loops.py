@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import (
@@ -15,6 +16,7 @@ from tilewright.errors import (
 from tilewright.frontend.branches import when
 from tilewright.frontend.calls import LOOP_WORDS, bind, callee
 from tilewright.frontend.carrying import run_loop
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.jumps import refuse_jumps, without_jumps
 from tilewright.frontend.merging import is_carriable, require_same_type
@@ -45,10 +47,7 @@ INDEPENDENT = "its turns run in any order: put the rest of the body under an if"
 def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
     """`for v in pl.range(…)` and its siblings."""
     word = _word(t, node)
-    if node.orelse:
-        t.fail(
-            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
-        )
+    check_loop(t, node)
     assert isinstance(node.iter, ast.Call)
     with t.at(node.iter):
         call = bind(t, node.iter, word, evaluate)
@@ -75,10 +74,7 @@ def for_statement(t: Tracer, node: ast.For, run_body: RunBody) -> None:
 
 def while_statement(t: Tracer, node: ast.While, run_body: RunBody) -> None:
     """`while condition:`; what the body rebinds is carried."""
-    if node.orelse:
-        t.fail(
-            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
-        )
+    check_loop(t, node)
     straight = without_jumps(node, node.body)
     loop = Loop(node, "while", straight.body, again=node.test, broke=straight.broke)
     run_loop(t, loop, run_body)
@@ -221,13 +217,7 @@ def _word(t: Tracer, node: ast.For) -> Operator:
             if word is None and getattr(thing, "__module__", "") != "builtins":
                 callee(t, node.iter, evaluate)
     if word is None or word.name not in LOOP_WORDS:
-        text = ast.unparse(node.iter)
-        t.fail(
-            ParserSyntaxError,
-            f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got {text}",
-            node.iter,
-            help=f"write pl.{text}" if text.startswith("range(") else None,
-        )
+        refuse_loop(t, node)
     return word
 
 
@@ -238,6 +228,24 @@ def _check_stage(t: Tracer, call: Call) -> None:
             InvalidOperationError,
             f"stage must be a positive constant, got {stage!r}",
             call.at("stage"),
+        )
+
+
+def refuse_loop(t: Complains, node: ast.For) -> NoReturn:
+    """A loop over something else than the language's own ranges."""
+    over = ast.unparse(node.iter)
+    t.fail(
+        ParserSyntaxError,
+        f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got {over}",
+        node.iter,
+        help=f"write pl.{over}" if over.startswith("range(") else None,
+    )
+
+
+def check_loop(t: Complains, node: ast.For | ast.While) -> None:
+    if node.orelse:
+        t.fail(
+            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
         )
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from tilewright.dtypes import BOOL, INDEX
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.operands import load_whole
-from tilewright.frontend.tracer import Tracer, to_number
+from tilewright.frontend.tracer import Follows, Tracer, to_number
 from tilewright.frontend.values import (
     Binding,
     Block,
     Named,
     Number,
     Tensor,
+    Unknown,
     describe,
     same,
     with_valid,
@@ -86,7 +87,9 @@ def converted(t: Tracer, operand: Operand, wanted: Type) -> Operand:
 
 def reassigned(t: Tracer, node: ast.AST, name: str, old: Binding, new: Binding) -> KernelError:
     """The error for a name that changes its type inside a loop or branch."""
-    return ParserTypeError(
+    unknown = isinstance(old.value, Unknown) or isinstance(new.value, Unknown)
+    kind = Follows if unknown else ParserTypeError
+    return kind(
         f"cannot reassign {name!r} with a different type: it was {describe(old.value)},"
         f" now {describe(new.value)}",
         _span_of(t, node, new),

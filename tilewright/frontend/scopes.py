@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from tilewright.errors import InvalidOperationError, ParserSyntaxError
 from tilewright.frontend.branches import when
 from tilewright.frontend.calls import SCOPE_WORDS, bind, callee
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.loops import launch
 from tilewright.frontend.operands import Call
@@ -22,13 +24,7 @@ RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 
 def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
     """One `with` item: pl.at, pl.spmd, pl.incore, or a scope without effect on values."""
-    if len(node.items) != 1:
-        t.fail(
-            ParserSyntaxError,
-            "one scope per with",
-            node.items[1].context_expr,
-            help="nest two with statements",
-        )
+    check_with(t, node)
     item = node.items[0]
     expression = item.context_expr
     word = None
@@ -36,12 +32,7 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
         with t.at(expression):
             word = operator_of(callee(t, expression, evaluate))
     if word is None or word.name not in SCOPE_WORDS or not isinstance(expression, ast.Call):
-        t.fail(
-            ParserSyntaxError,
-            f"with {ast.unparse(expression)} is no scope of the language",
-            expression,
-            help="write with pl.at(level=pl.Level.CORE_GROUP):",
-        )
+        refuse_scope(t, expression)
     with t.at(expression):
         call = bind(t, expression, word, evaluate)
     if item.optional_vars is not None:
@@ -68,6 +59,26 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
         case _:
             check_options(t, call)
             run_body(t, node.body)
+
+
+def check_with(t: Complains, node: ast.With) -> None:
+    if len(node.items) != 1:
+        t.fail(
+            ParserSyntaxError,
+            "one scope per with",
+            node.items[1].context_expr,
+            help="nest two with statements",
+        )
+
+
+def refuse_scope(t: Complains, node: ast.expr) -> NoReturn:
+    """`with` of something that is no scope of the language."""
+    t.fail(
+        ParserSyntaxError,
+        f"with {ast.unparse(node)} is no scope of the language",
+        node,
+        help="write with pl.at(level=pl.Level.CORE_GROUP):",
+    )
 
 
 def _level(t: Tracer, call: Call) -> Level:

@@ -83,11 +83,7 @@ def receiver_of(kernel: Kernel) -> str | None:
 def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> Parameter:
     span = source.span(node)
     if node.annotation is None:
-        raise ParserTypeError(
-            f"parameter {node.arg!r} is missing a type annotation",
-            span,
-            help=ANNOTATIONS,
-        )
+        raise missing_annotation(node, span)
     annotation = _evaluate(kernel, source, node)
     direction: Direction = "in"
     if isinstance(annotation, DirectedAnnotation):
@@ -129,6 +125,12 @@ def _parameter(kernel: Kernel, source: Source, node: ast.arg, default: Any) -> P
         " which is no type of a kernel",
         span,
         help=ANNOTATIONS,
+    )
+
+
+def missing_annotation(node: ast.arg, span: Span) -> ParserTypeError:
+    return ParserTypeError(
+        f"parameter {node.arg!r} is missing a type annotation", span, help=ANNOTATIONS
     )
 
 

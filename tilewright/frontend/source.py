@@ -28,21 +28,21 @@ class Source:
 
     def span(self, node: ast.AST, caller: Span | None = None) -> Span:
         """The author's text behind a node; a definition stands for its first line."""
-        line, col = getattr(node, "lineno", self.function.lineno), getattr(node, "col_offset", 0)
-        if isinstance(node, ast.FunctionDef):
-            return Span(self.file, line, col, line, col + len(f"def {node.name}"), caller)
-        return Span(
-            self.file,
-            line,
-            col,
-            getattr(node, "end_lineno", None) or line,
-            getattr(node, "end_col_offset", None) or col + 1,
-            caller,
-        )
+        return span_of(self.file, node, self.function.lineno, caller)
 
     def text(self, node: ast.AST) -> str:
         """The node as code, on one line."""
         return ast.unparse(node)
+
+
+def span_of(file: str, node: ast.AST, otherwise: int = 1, caller: Span | None = None) -> Span:
+    """The text behind a node of a file; `otherwise` is the line of one that knows none."""
+    line, col = getattr(node, "lineno", otherwise), getattr(node, "col_offset", 0)
+    if isinstance(node, ast.FunctionDef):
+        return Span(file, line, col, line, col + len(f"def {node.name}"), caller)
+    end_line = getattr(node, "end_lineno", None) or line
+    end_col = getattr(node, "end_col_offset", None) or col + 1
+    return Span(file, line, col, end_line, end_col, caller)
 
 
 @cache

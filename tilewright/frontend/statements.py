@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tilewright.errors import (
     InvalidOperationError,
@@ -15,15 +16,17 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
-from tilewright.frontend.annotations import check_assignment
+from tilewright.frontend.annotations import check_annotation
 from tilewright.frontend.branches import if_statement
 from tilewright.frontend.calls import LOOP_WORDS, callee
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
 from tilewright.frontend.loops import for_statement, while_statement
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
+from tilewright.frontend.recovery import forgiving
 from tilewright.frontend.scopes import with_statement
 from tilewright.frontend.subscripts import resolve
 from tilewright.frontend.tracer import NeedsRegion, Tracer
@@ -97,6 +100,7 @@ def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) ->
     At least one. Trying leaves no trace.
     """
     before = t.snapshot()
+    mistakes, t.mistakes = t.mistakes, None
     count = 0
     with t.builder.block():
         for node in statements[start:]:
@@ -121,6 +125,7 @@ def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) ->
                 t.in_region = False
             count += 1
     t.restore(before)
+    t.mistakes = mistakes
     return max(count, 1)
 
 
@@ -138,28 +143,24 @@ def _calls_a_kernel(t: Tracer, node: ast.stmt) -> bool:
 
 
 def statement(t: Tracer, node: ast.stmt) -> None:
-    """Read one statement."""
+    """Read one statement. Where mistakes are collected, one more does not end the reading."""
+    if t.mistakes is None:
+        _statement(t, node)
+    else:
+        forgiving(t, node, _statement)
+
+
+def _statement(t: Tracer, node: ast.stmt) -> None:
     with t.at(node):
         match node:
             case ast.Assign():
-                if len(node.targets) != 1:
-                    t.fail(
-                        ParserSyntaxError,
-                        "chained assignment",
-                        node,
-                        help="write one assignment per line",
-                    )
-                assign(t, node.targets[0], node.value)
-            case ast.AnnAssign(value=None):
-                t.fail(
-                    ParserSyntaxError,
-                    "an annotation without a value",
-                    node,
-                    help="bind the name: x = …",
-                )
-            case ast.AnnAssign(value=ast.expr() as value):
-                assign(t, node.target, value)
                 check_assignment(t, node)
+                assign(t, node.targets[0], node.value)
+            case ast.AnnAssign():
+                check_assignment(t, node)
+                assert node.value is not None
+                assign(t, node.target, node.value)
+                check_annotation(t, node)
             case ast.Expr():
                 expression_statement(t, node)
             case ast.For():
@@ -175,10 +176,23 @@ def statement(t: Tracer, node: ast.stmt) -> None:
             case ast.Pass():
                 pass
             case _:
-                what, advice = NO_STATEMENT.get(
-                    type(node), (f"a {type(node).__name__} statement", None)
-                )
-                t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, advice)
+                refuse_statement(t, node)
+
+
+def refuse_statement(t: Complains, node: ast.stmt) -> NoReturn:
+    """No kernel has statements of this kind."""
+    what, advice = NO_STATEMENT.get(type(node), (f"a {type(node).__name__} statement", None))
+    t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, advice)
+
+
+def check_assignment(t: Complains, node: ast.Assign | ast.AnnAssign) -> None:
+    """One target, and a value for it."""
+    if isinstance(node, ast.Assign) and len(node.targets) != 1:
+        t.fail(ParserSyntaxError, "chained assignment", node, help="write one assignment per line")
+    if node.value is None:
+        t.fail(
+            ParserSyntaxError, "an annotation without a value", node, help="bind the name: x = …"
+        )
 
 
 def result_of(t: Tracer, node: ast.expr) -> Named:

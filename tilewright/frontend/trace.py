@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewright.dtypes import INDEX, DType
-from tilewright.errors import ParserTypeError
+from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
 from tilewright.frontend.tidying import drop_unused_results
-from tilewright.frontend.tracer import Frame, Tracer
+from tilewright.frontend.tracer import Follows, Frame, Mistakes, Tracer
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -23,6 +24,7 @@ from tilewright.frontend.values import (
     Nothing,
     Number,
     Tensor,
+    Unknown,
     describe,
 )
 from tilewright.ir.nodes import Block as Ops
@@ -88,10 +90,27 @@ def trace(kernel: Kernel, arguments: Mapping[str, Argument]) -> Traced:
     stands where
     only a constant can.
     """
+    try:
+        return _trace(kernel, arguments, None)
+    except KernelError as error:
+        mistakes = Mistakes([error])
+        # Nothing that a mistake upsets later on is worth more than the mistake itself.
+        with suppress(Exception):
+            try:
+                _trace(kernel, arguments, mistakes)
+            except KernelError as last:
+                mistakes.note(last)
+        error.also = tuple(mistakes.found[1:])
+        raise
+
+
+def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes | None) -> Traced:
+    """The program. Given mistakes, add to them whatever else is wrong; the result is void."""
     source = source_of(kernel)
     parameters = signature_of(kernel)
     frame = Frame(kernel, source)
     t = Tracer(frame, [p.name for p in parameters])
+    t.mistakes = mistakes
     params: list[Param] = []
     for parameter in parameters:
         value, param = _parameter(parameter, arguments[parameter.name])
@@ -159,6 +178,8 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
     values = result.values if isinstance(result, Items) else (result,)
     tensors = []
     for value in values:
+        if isinstance(value, Unknown):
+            t.fail(Follows, "what is returned depends on a mistake above")
         if isinstance(value, Block):
             value = _stored(t, value)
         if not isinstance(value, Tensor):

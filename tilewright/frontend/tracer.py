@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from tilewright.errors import (
     ParserTypeError,
     UndefinedVariableError,
 )
+from tilewright.frontend.complaints import undefined
 from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
 from tilewright.frontend.symbolic import Symbolic, Symbols
 from tilewright.frontend.values import (
@@ -28,6 +28,7 @@ from tilewright.frontend.values import (
     Named,
     Number,
     Tensor,
+    Unknown,
     describe,
     is_number,
     literal,
@@ -53,6 +54,33 @@ class NeedsConstant(Exception):
 
 class NeedsRegion(Exception):
     """Work on blocks met in orchestration: the statement is read again as a region of its own."""
+
+
+class Follows(KernelError):
+    """A consequence of a mistake that is on the list already."""
+
+
+@dataclass(slots=True)
+class Mistakes:
+    """The mistakes of one kernel, each once: loops are read more than once, helpers at every call."""
+
+    found: list[KernelError]
+    met: int = 0  # how often something was wrong, known or not
+
+    def note(self, error: Exception) -> None:
+        """Add a mistake, unless it only follows from another."""
+        self.met += 1
+        if not isinstance(error, KernelError) or isinstance(error, Follows):
+            return
+        if not any(_same_place(error, known) for known in self.found):
+            self.found.append(error)
+
+
+def _same_place(a: KernelError, b: KernelError) -> bool:
+    """Whether two complaints say the same of the same text, however it was reached."""
+    if a.message != b.message or a.span is None or b.span is None:
+        return False
+    return (a.span.file, a.span.line, a.span.col) == (b.span.file, b.span.line, b.span.col)
 
 
 @dataclass(slots=True)
@@ -93,6 +121,7 @@ class Tracer:
         self.prints: list[str] = []
         self.warned: set[Span] = set()  # what a warning was given for
         self.symbols = Symbols()
+        self.mistakes: Mistakes | None = None  # where to collect them and go on
         self.hint = "v"
         self.node: ast.AST = frame.source.function
         self.zero_reads = knobs.zero_reads()
@@ -151,6 +180,8 @@ class Tracer:
         binding = self.frame.names.get(node.id)
         if binding is not None:
             self.reads[id(binding)] = binding
+            if isinstance(binding.value, Unknown):
+                self.fail(Follows, f"{node.id!r} depends on a mistake above", node)
             return binding.value
         if node.id in self.frame.gone:
             self.fail(
@@ -176,18 +207,12 @@ class Tracer:
         )
         if found is not None:
             return Constant(found)
-        near = difflib.get_close_matches(node.id, [*self.frame.names, *function.__globals__], 1)
-        self.fail(
-            UndefinedVariableError,
-            f"{node.id!r} is not defined here",
-            node,
-            help=f"did you mean {near[0]!r}?" if near else "bind it first",
-        )
+        undefined(self, node, [*self.frame.names, *function.__globals__])
 
     def consult(self, name: str, key: Any, read: Callable[[], Any]) -> Named:
         """A Python value from outside the kernel; the program is stale once it changes."""
         value = read()
-        if getattr(value, "operator", None) is None and not _is_language(value):
+        if getattr(value, "operator", None) is None and not is_language(value):
             self.consulted.setdefault(key, Consulted(name, read, frozen(value)))
         return from_python(value)
 
@@ -451,7 +476,7 @@ class Tracer:
             self.builder.append(op)
 
 
-def _is_language(value: object) -> bool:
+def is_language(value: object) -> bool:
     name = getattr(value, "__name__", "")
     return isinstance(name, str) and name.startswith(("tilewright.language", "pypto"))
 

@@ -145,11 +145,16 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """What a statement with a mistake would have bound; met only while further mistakes are sought."""
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
     """What a call gives that gives nothing."""
 
 
-Named = Constant | Items | Number | Tensor | Block | Token | Array | Method | Nothing
+Named = Constant | Items | Number | Tensor | Block | Token | Array | Method | Nothing | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +219,8 @@ def describe(value: Named) -> str:
             return f"the method {value.name}"
         case Nothing():
             return "a call without a result"
+        case Unknown():
+            return "a value that a mistake left open"
 
 
 def same(a: Named, b: Named) -> bool:

@@ -41,18 +41,21 @@ class Launch:
                 self.arguments[spec.name] = self.guards[spec.name].tensor
         self.outputs: dict[str, Tensor] = {}
 
-    def run(self, repeats: int) -> Bench:
-        """The validated call, then `repeats` warm ones that must give the same bits."""
+    def run(self, repeats: int, warmup: int = 0) -> Bench:
+        """The validated call, then `repeats` warm ones that must give the same bits.
+
+        `warmup` calls come before these and are not in the figures.
+        """
         first = self._call(POISONS[0])
         self.outputs = {
             spec.name: self.arguments[spec.name].clone() for spec in outputs_of(self.specs)
         }
         warm = []
-        for number in range(1, repeats + 1):
+        for number in range(1, warmup + repeats + 1):
             warm.append(self._call(POISONS[number % 2]))
             if number == 1:
                 self._compare_bits()
-        return Bench(first, tuple(warm))
+        return Bench(first, tuple(warm[warmup:]))
 
     def problems(self, snapshot: Mapping[str, Tensor]) -> list[str]:
         """What went wrong beside the values of the outputs."""

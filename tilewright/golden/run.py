@@ -17,14 +17,15 @@ from torch import Tensor
 
 from tilewright import knobs
 from tilewright.golden import replay
-from tilewright.golden.launch import Launch, given_to, outputs_of
+from tilewright.golden.launch import Launch, given_to
 from tilewright.golden.policies import Case
+from tilewright.golden.reference import Golden, GoldenError, compute
 from tilewright.golden.report import OutputReport
 from tilewright.golden.result import RunResult
 from tilewright.golden.spec import ScalarSpec, Spec, check_names
 from tilewright.golden.validate import Judge, error_of, judge_outputs
+from tilewright.listeners import announce
 
-Golden = Callable[[dict[str, Any]], Any]
 Echo = Callable[[str], None]
 
 # Settings of the original system: accepted as labels, without effect on a CPU. `backend` and
@@ -41,20 +42,15 @@ COMPILE_KEYS = frozenset(
         "verification_level",
     }
 )
-RUNTIME_KEYS = frozenset(
-    {
-        "backend",
-        "device_id",
-        "enable_chip_swimlane",
-        "enable_dep_gen",
-        "enable_dump_tensor",
-        "enable_l2_swimlane",
-        "enable_pmu",
-        "log_level",
-        "platform",
-        "threads",
-    }
+DEVICE_KEYS = ("platform", "device_id")
+TRACE_KEYS = (
+    "enable_l2_swimlane",
+    "enable_chip_swimlane",
+    "enable_dep_gen",
+    "enable_dump_tensor",
+    "enable_pmu",
 )
+RUNTIME_KEYS = frozenset({*DEVICE_KEYS, *TRACE_KEYS, "backend", "log_level", "threads"})
 
 
 def run_jit(
@@ -95,41 +91,54 @@ def run_jit(
     """
     settings = _settings(compile_cfg, runtime_cfg)
     check_names(specs)
+    seed = knobs.seed() if seed is None else seed
+    stages = _Stages(getattr(fn, "__name__", "kernel"), settings.get("log_level") == "quiet")
     if runtime_dir is not None and compile_only:
-        return RunResult(False, "runtime_dir is incompatible with compile_only")
+        return stages.ended(RunResult(False, "runtime_dir is incompatible with compile_only"))
     if runtime_dir is not None and not Path(runtime_dir).is_dir():
-        return RunResult(False, f"runtime_dir {runtime_dir} is not a folder")
+        return stages.ended(RunResult(False, f"runtime_dir {runtime_dir} is not a folder"))
     if golden_data is not None and (missing := replay.missing_files(Path(golden_data), specs)):
-        return RunResult(False, f"golden_data {golden_data} lacks {', '.join(missing)}")
-    stages = _Stages(quiet=settings.get("log_level") == "quiet")
+        text = f"golden_data {golden_data} lacks {', '.join(missing)}"
+        return stages.ended(RunResult(False, text))
     backend, threads = settings.get("backend"), settings.get("threads")
+    _tell_labels(settings, stages)
 
     compile_seconds = None
     if runtime_dir is None:
         with stages("compile"):
             compile_seconds = _compile(fn, specs, backend)
     if compile_only:
-        return stages.passed(RunResult(True, compile_seconds=compile_seconds))
+        return stages.ended(RunResult(True, compile_seconds=compile_seconds))
 
     with stages("generate inputs"):
         frozen, stored = _values(specs, golden_data, seed, stages)
         snapshot = {n: v.clone() for n, v in frozen.items() if isinstance(v, Tensor)}
     golden, golden_seconds = None, None
+    untouched: tuple[GoldenError, ...] = ()
     if golden_data is not None:
         stages.say(f"  cache hit: {Path(golden_data) / 'out'}")
         golden = stored
     elif golden_fn is not None:
         with stages("compute golden"):
             started = time.perf_counter()
-            golden = _compute(golden_fn, specs, frozen)
+            computed = compute(golden_fn, specs, frozen, compare_fn or ())
             golden_seconds = time.perf_counter() - started
+        if computed.mistakes:
+            text = "\n".join(map(str, computed.mistakes))
+            return stages.ended(RunResult(False, text, compile_seconds=compile_seconds))
+        golden, untouched = computed.outputs, computed.untouched
     folder = (
         _saved(fn, specs, snapshot, golden, work_dir) if save_data and golden_data is None else None
     )
 
     with stages("runtime"):
         launch = Launch(fn, specs, frozen, snapshot, backend, threads, strict)
-        bench = launch.run(repeats or knobs.bench_rounds())
+        rounds = knobs.bench_rounds()
+        bench = launch.run(
+            repeats or rounds, warmup=0 if repeats or not rounds else knobs.bench_warmup()
+        )
+    if rounds:
+        stages.say(f"  median of {len(bench.warm)} calls {bench.median * 1e6:.1f} us")
     problems = launch.problems(snapshot)
     result = RunResult(
         True,
@@ -141,15 +150,16 @@ def run_jit(
     )
     if golden is None:
         stages.say("  validation skipped: there is no golden_fn and no golden_data")
-        return stages.passed(_failed(result, None, problems))
+        return stages.ended(_failed(result, None, problems))
     with stages("validate"):
         values = {**frozen, **snapshot}
         case = Case(launch.outputs, golden, values)
         reports = judge_outputs(case, rtol, atol, compare_fn)
         _tell(reports, stages)
-    return stages.passed(
-        _failed(replace(result, outputs=tuple(reports)), error_of(reports), problems)
-    )
+    failed = error_of(reports)
+    if failed is not None:
+        problems = [*map(str, untouched), *problems]
+    return stages.ended(_failed(replace(result, outputs=tuple(reports)), failed, problems))
 
 
 def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunResult:
@@ -172,9 +182,9 @@ def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunRe
 class _Stages:
     """The printed lines of a run, with the seconds of each stage (language.md 6.5)."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, kernel: str, quiet: bool) -> None:
         self.started = time.perf_counter()
-        self.quiet = quiet
+        self.kernel, self.quiet = kernel, quiet
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -187,12 +197,14 @@ class _Stages:
         yield
         self.say(f"{name} done ({time.perf_counter() - started:.2f}s)")
 
-    def passed(self, result: RunResult) -> RunResult:
+    def ended(self, result: RunResult) -> RunResult:
         """`result` with the time of all stages; a pass is announced, a failure is the caller's."""
         seconds = time.perf_counter() - self.started
         if result.passed:
             self.say(f"PASS ({seconds:.2f}s)")
-        return replace(result, execution_time=seconds)
+        result = replace(result, execution_time=seconds)
+        announce(self.kernel, result)
+        return result
 
 
 def _settings(
@@ -207,6 +219,16 @@ def _settings(
         if unknown:
             raise TypeError(f"{name} has unknown keys {unknown}; known are {sorted(known)}")
     return dict(runtime_cfg or {})
+
+
+def _tell_labels(settings: Mapping[str, Any], stages: _Stages) -> None:
+    """What was asked of a device that is not there."""
+    labels = [f"{key} {settings[key]}" for key in DEVICE_KEYS if settings.get(key) is not None]
+    if labels:
+        stages.say(f"  {', '.join(labels)}: this CPU stands in for it")
+    tracing = [key for key in TRACE_KEYS if settings.get(key)]
+    if tracing:
+        stages.say(f"  {', '.join(tracing)}: no trace is written, tilewright makes none yet")
 
 
 def _compile(fn: Any, specs: Sequence[Spec], backend: str | None) -> float:
@@ -246,22 +268,6 @@ def _values(
         else:
             values[spec.name] = stored[spec.name] if spec.name in stored else spec.create_tensor()
     return values, golden
-
-
-def _compute(
-    golden_fn: Golden, specs: Sequence[Spec], values: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """The golden's outputs, from copies of every argument."""
-    copies = {n: v.clone() if isinstance(v, Tensor) else v for n, v in values.items()}
-    threads, before = knobs.golden_threads(), torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        golden_fn(copies)
-    finally:
-        if threads is not None:
-            torch.set_num_threads(before)
-    return {spec.name: copies[spec.name] for spec in outputs_of(specs)}
 
 
 def _saved(
