@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tilewright.blocking import register_tile, row_tiles, way_of
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.typed import as_value, shape_of
-from tilewright.ir.types import TensorType, TileType, Type
+from tilewright.ir.types import PanelType, TensorType, TileType, Type
 from tilewright.ir.walk import Definition, definitions, free_values, names_in_use, root_tensor, uses
 from tilewright.machine import Machine
 from tilewright.passes.row_local import is_swept
@@ -118,7 +119,7 @@ class _RowBlocker:
         if per_row is None or not all(id(op) in per_row for op in stores):
             return None
         run = [op for op in ops if id(op) in per_row]
-        tiles = self.tiles(run, rows, bool(products))
+        tiles = self.tiles(run, rows, products)
         before = tuple(op for op in ops if id(op) not in per_row)
         made = {result for op in run for result in op.results}
         if tiles < 2 or any(x in made for op in before for x in free_values(op)):
@@ -132,10 +133,10 @@ class _RowBlocker:
             return None
         return _Run(rows, tiles, tuple(run), before)
 
-    def tiles(self, run: list[Op], rows: int, has_product: bool) -> int:
-        """How many row tiles `rows` rows make."""
-        if has_product:
-            return -(-rows // self.tile_rows())
+    def tiles(self, run: list[Op], rows: int, products: list[Op]) -> int:
+        """How many row tiles `rows` rows make: register tiles, those of the products with the smaller ones."""
+        if products:
+            return row_tiles(rows, min(self.register_rows(op) for op in products))
         operands = (x.type for op in run for x in (*op.results, *op.operands))
         widest = max(kind.shape[-1] for kind in operands if isinstance(kind, TileType))
         return -(-rows // max(1, TASK_ELEMENTS // widest))
@@ -213,9 +214,11 @@ class _RowBlocker:
 
     # Making the loop
 
-    def tile_rows(self) -> int:
-        """Rows of a register tile on this machine: 6 by 4 vectors fit 32 registers, 4 by 2 fit 16."""
-        return 6 if self.machine.vector_bits >= 512 else 4
+    def register_rows(self, product: Op) -> int:
+        """Rows of a register tile of this product."""
+        panel = product.operands[-2].type
+        assert isinstance(panel, PanelType)
+        return register_tile(way_of(panel.dtype, self.machine), self.machine)[0]
 
     def loop(self, run: _Run, shared: bool) -> list[Op]:
         """`for tile in …: r0 = …; the run on rows r0 … r0 + m`."""

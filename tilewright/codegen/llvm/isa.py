@@ -10,6 +10,7 @@ register of accumulators (`part` columns of C in one row). Sixteen columns are `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,11 +39,10 @@ Values = tuple[ir.Value, ...]
 class Isa:
     """What every way of multiplying shares.
 
-    part:   accumulator lanes in one register.
+    part:   columns of C in one register of accumulators.
     xor:    what the panel's bytes are xor-ed with; 0x80 turns signed into unsigned, then the
             accumulators must start at -128 * sum(row of A).
-    b_registers, a_registers: live registers that a panel part and a group of A take, with
-            their temporaries.
+    tall:   rows of C in one register.
     """
 
     part: int
@@ -51,8 +51,7 @@ class Isa:
     dtype: ClassVar[DType]
     k_group: ClassVar[int]
     xor: ClassVar[int] = 0
-    b_registers: ClassVar[int] = 1
-    a_registers: ClassVar[int] = 1
+    tall: ClassVar[int] = 1
 
     @property
     def accumulator(self) -> DType:
@@ -64,7 +63,7 @@ class Isa:
         return f"{self.name}x{self.part}"
 
     def acc_type(self) -> ir.VectorType:
-        return vector(I32 if self.dtype == INT8 else F32, self.part)
+        return vector(I32 if self.dtype == INT8 else F32, self.tall * self.part)
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
         raise NotImplementedError
@@ -74,6 +73,18 @@ class Isa:
 
     def step(self, b: ir.IRBuilder, acc: ir.Value, a: Values, w: Values) -> ir.Value:
         raise NotImplementedError
+
+    def load_rows(self, b: ir.IRBuilder, at: Sequence[ir.Value]) -> Values:
+        """The group of `tall` neighbouring rows of A, or of the last ones."""
+        return self.load_a(b, at[0])
+
+    def load_c(self, b: ir.IRBuilder, at: Sequence[ir.Value]) -> ir.Value:
+        """Accumulators from what C holds, a place for each of their rows."""
+        return b.load(at[0], typ=self.acc_type(), align=4)
+
+    def store_c(self, b: ir.IRBuilder, acc: ir.Value, at: Sequence[ir.Value]) -> None:
+        """The other way round."""
+        b.store(acc, at[0], align=4)
 
     def load_part(self, b: ir.IRBuilder, at: ir.Value, element: ir.Type) -> ir.Value:
         """One aligned load of [part][k_group] panel elements."""
@@ -131,8 +142,6 @@ class Bf16Wide(Fma):
     name = "bf16_wide"
     dtype = BF16
     k_group = 2
-    b_registers = 3
-    a_registers = 3
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
         return self._halves(b, splat(b, b.load(at, typ=I32, align=2), self.part))
@@ -156,8 +165,6 @@ class Fp16Wide(Fma):
     name = "fp16_wide"
     dtype = FP16
     k_group = 1
-    b_registers = 2
-    a_registers = 2
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
         return (self._widen(b, splat(b, b.load(at, typ=I16, align=2), self.part)),)
@@ -270,7 +277,6 @@ class Int8Madd(Isa):
     name = "i8_madd"
     dtype = INT8
     k_group = 2
-    a_registers = 2  # the group and the products on their way into the accumulator
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
         return (b.sext(self.broadcast(b, at, I16, I8), vector(I16, 2 * self.part)),)
@@ -295,7 +301,6 @@ class Int8Plain(Isa):
     name = "i8_plain"
     dtype = INT8
     k_group = 1
-    a_registers = 2
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value) -> Values:
         return (splat(b, b.sext(b.load(at, typ=I8, align=1), I32), self.part),)
@@ -308,17 +313,16 @@ class Int8Plain(Isa):
 
 
 def interleave(b: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
-    """Vectors r0, r1, ... of equal length as one: r0[0] r1[0] ... r0[1] r1[1] ...; 1, 2 or 4 of
+    """Vectors r0, r1, ... of equal length as one: r0[0] r1[0] ... r0[1] r1[1] ...; 1, 2, 4 or 8 of
     them.
     """
     if len(rows) == 1:
         return rows[0]
-    if len(rows) == 2:
-        n = rows[0].type.count
-        return shuffle(b, rows[0], rows[1], [lane for i in range(n) for lane in (i, n + i)])
-    pairs = [interleave(b, rows[:2]), interleave(b, rows[2:])]
-    element = rows[0].type.element
-    twice = ir.IntType(2 * element.width)
     n = rows[0].type.count
-    wide = interleave(b, [b.bitcast(pair, vector(twice, n)) for pair in pairs])
-    return b.bitcast(wide, vector(element, 4 * n))
+    if len(rows) == 2:
+        return shuffle(b, rows[0], rows[1], [lane for i in range(n) for lane in (i, n + i)])
+    half = len(rows) // 2
+    element = rows[0].type.element
+    unit = vector(ir.IntType(half * element.width), n)
+    wide = interleave(b, [b.bitcast(interleave(b, p), unit) for p in (rows[:half], rows[half:])])
+    return b.bitcast(wide, vector(element, len(rows) * n))

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tilewright.blocking import LANES, register_tile, way_of
 from tilewright.codegen.llvm import isa as ways
+from tilewright.codegen.llvm import isa_arm as arm
 from tilewright.codegen.llvm.isa import Isa
 from tilewright.codegen.llvm.types import (
     I8,
@@ -41,10 +43,26 @@ from tilewright.codegen.llvm.types import (
     vector,
     zero,
 )
-from tilewright.dtypes import BF16, FP16, FP32, INT8, DType
+from tilewright.dtypes import DType
 from tilewright.machine import Machine
 
-LANES = 16  # columns of a panel vector, on every machine: panels and tests look the same everywhere
+# The code of every way of multiplying that tilewright/blocking.py names.
+ISAS: dict[str, type[Isa]] = {
+    isa.name: isa
+    for isa in (
+        ways.Int8Vnni,
+        ways.Int8Madd,
+        ways.Int8Dot,
+        ways.Int8Plain,
+        ways.Bf16Dot,
+        ways.Bf16DotArm,
+        ways.Bf16Wide,
+        ways.Fp16Wide,
+        ways.Fma,
+        arm.Int8Matrix,
+        arm.Bf16Matrix,
+    )
+}
 
 # Groups of K in one turn of the loop. Against one, two gain 30 % in the 1 x 4 tile of decode and
 # nothing in large ones; four add 1 % at most and cost a third more compile time
@@ -146,50 +164,9 @@ def choose(dtype: DType, machine: Machine) -> Kernel:
     """The best family for `dtype` operands on this machine. Raises ValueError for a dtype without
     products.
     """
-    way = _choose_isa(dtype, machine)
-    mr, nr = _tile(way, machine.vector_registers)
-    return Kernel(way, mr, nr)
-
-
-def _choose_isa(dtype: DType, machine: Machine) -> Isa:
-    part = machine.vector_bits // 32
-    fused = machine.is_aarch64 or machine.has("fma") or part == 16
-    if dtype == INT8:
-        if machine.is_x86:
-            vnni = machine.has("avx512vnni") if part == 16 else part == 8 and machine.has("avxvnni")
-            return ways.Int8Vnni(part) if vnni else ways.Int8Madd(part)
-        if machine.is_aarch64 and machine.has("dotprod"):
-            return ways.Int8Dot(part)
-        return ways.Int8Plain(part)
-    if dtype == BF16:
-        if part == 16 and machine.has("avx512bf16"):
-            return ways.Bf16Dot(part)
-        if machine.is_aarch64 and machine.has("bf16"):
-            return ways.Bf16DotArm(part)
-        return ways.Bf16Wide(part, fused)
-    if dtype == FP16:
-        convert = machine.is_aarch64 or machine.has("f16c") or part == 16
-        return ways.Fp16Wide(part, fused, convert)
-    if dtype == FP32:
-        return ways.Fma(part, fused)
-    raise ValueError(f"no matrix product of {dtype}; there are those of BF16, FP16, FP32 and INT8")
-
-
-def _tile(way: Isa, registers: int) -> tuple[int, int]:
-    """The largest MR x NR without spills: accumulators, one row of panel parts, one group of A; one
-    spare.
-
-    On 32 wide registers 6 x 4 (24 + 4 + 1) reaches the peak, 7 x 4 spills and halves the speed.
-    Where a vector of 16 columns takes several registers, NR is 1. MR stays at 6 or below: past that
-    a tile gains nothing and remainders get longer.
-    """
-    parts = LANES // way.part
-    for nr in (4, 2, 1):
-        spare = registers - 1 - nr * parts * way.b_registers - way.a_registers
-        mr = min(6, spare // (nr * parts))
-        if mr >= 6 or (nr == 1 and mr >= 1):
-            return mr, nr
-    return 1, 1
+    way = way_of(dtype, machine)
+    mr, nr = register_tile(way, machine)
+    return Kernel(ISAS[way.name](way.part, *way.options), mr, nr)
 
 
 def _emit_tile(
@@ -218,15 +195,21 @@ def _emit_tile(
     row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(m)]
     row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(m)]
 
+    # Rows that share their accumulators: one, or two under a matrix instruction.
+    strips = [range(i, min(i + way.tall, m)) for i in range(0, m, way.tall)]
+
+    def place_c(strip: range, v: int) -> list[ir.Value]:
+        return [offset(b, row_c[i], v * way.part * 4) for i in strip]
+
     start = []
-    for i in range(m):
+    for strip in strips:
         first = zero(way.acc_type())
         if kernel.needs_init:
-            first = splat(b, b.load(offset(b, init, 4 * i), typ=I32, align=4), way.part)
+            first = splat(b, b.load(offset(b, init, 4 * strip[0]), typ=I32, align=4), way.part)
         for v in range(parts):
             value = first
             if acc:
-                value = b.load(offset(b, row_c[i], v * way.part * 4), typ=way.acc_type(), align=4)
+                value = way.load_c(b, place_c(strip, v))
                 value = b.add(value, first) if kernel.needs_init else value
             start.append(value)
 
@@ -235,11 +218,23 @@ def _emit_tile(
         past them.
         """
         here = offset(b, offset(b, panel, at_panel), u * parts * part_bytes)
-        w = [way.load_b(b, offset(b, here, v * part_bytes)) for v in range(parts)]
-        for i in range(m):
-            x = way.load_a(b, offset(b, offset(b, row_a[i], at_a), u * kernel.group_bytes))
+
+        def rows(strip: range) -> ways.Values:
+            at = [offset(b, offset(b, row_a[i], at_a), u * kernel.group_bytes) for i in strip]
+            return way.load_rows(b, at)
+
+        if way.tall > 1:  # fewer registers hold the rows than the panel
+            held = [rows(strip) for strip in strips]
             for v in range(parts):
-                sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w[v])
+                w = way.load_b(b, offset(b, here, v * part_bytes))
+                for i, x in enumerate(held):
+                    sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w)
+            return
+        panel_parts = [way.load_b(b, offset(b, here, v * part_bytes)) for v in range(parts)]
+        for i, strip in enumerate(strips):
+            x = rows(strip)
+            for v, w in enumerate(panel_parts):
+                sums[i * parts + v] = way.step(b, sums[i * parts + v], x, w)
 
     sums = start
     turns = b.and_(k_groups, const(I64, -UNROLL))
@@ -252,9 +247,9 @@ def _emit_tile(
                 group(loop.next, at_a, at_panel, u)
         sums = loop.results
 
-    for i in range(m):
+    for i, strip in enumerate(strips):
         for v in range(parts):
-            b.store(sums[i * parts + v], offset(b, row_c[i], v * way.part * 4), align=4)
+            way.store_c(b, sums[i * parts + v], place_c(strip, v))
     b.ret_void()
     return fn
 
