@@ -154,7 +154,9 @@ class Emulated:
         emulator, linker = need()
         self.names = list(names)
         try:
-            objects = [engine.compile_object(code, machine) for code in (text, self._runner(machine))]
+            objects = [
+                engine.compile_object(code, machine) for code in (text, self._runner(machine))
+            ]
         except engine.NoSuchTarget:
             pytest.skip("this LLVM has no AArch64")
         folder = tempfile.TemporaryDirectory(prefix="tilewright-arm-")

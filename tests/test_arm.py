@@ -47,7 +47,9 @@ def program(kernel: Any, args: list[Any]) -> Function:
 def test_a_small_kernel_gives_the_bits_of_the_interpreter(name: str) -> None:
     machine = machine_named(name)
     draw = torch.Generator().manual_seed(4)
-    x, w = (torch.randint(-128, 128, s, generator=draw).to(torch.int8) for s in ((13, 37), (37, 90)))
+    x, w = (
+        torch.randint(-128, 128, s, generator=draw).to(torch.int8) for s in ((13, 37), (37, 90))
+    )
     gain = torch.rand(13, 1, generator=draw)
     want, got = (torch.full((13, 90), float("nan"), dtype=torch.bfloat16) for _ in range(2))
     scaled_product.run(x, w, gain, want, backend="interpreter")

@@ -183,12 +183,14 @@ def _why_row_tile(m: int, mr: int, rows: int | None) -> str:
 
 
 def _why_columns(n: int, k_bytes: int, columns: int, machine: Machine) -> str:
-    nbytes = n * k_bytes
-    blocks = -(-n // columns)
-    fits = panel_fits(k_bytes, n, machine)
-    share = f"{PANEL_SHARE:.0%} of L2 ({_size(machine.l2)})"
-    return f"{blocks} block{'s' if blocks > 1 else ''}, {_size(nbytes)}: " + (
-        f"within {share}" if fits else f"more than {share}, read from L3 or memory for every row tile"
+    nbytes, blocks = n * k_bytes, -(-n // columns)
+    panel = f"{blocks} block{'s' if blocks > 1 else ''}, {_size(nbytes)}"
+    if panel_fits(k_bytes, n, machine):
+        return f"{panel}: within {PANEL_SHARE:.0%} of L2 ({_size(machine.l2)})"
+    if nbytes < machine.l2:
+        return f"{panel}: most of L2 ({_size(machine.l2)}), which rows and results want too"
+    return (
+        f"{panel}: no less than L2 ({_size(machine.l2)}), so every row tile reads from L3 or memory"
     )
 
 
