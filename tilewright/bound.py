@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,8 +17,11 @@ from tilewright.ir.nodes import Function
 from tilewright.ir.types import PanelType
 from tilewright.jit import (
     Entry,
+    Specialization,
+    chosen_backend,
     entry_of,
     fresh_results,
+    launch,
     results_of,
     state_of,
     thread_count,
@@ -57,6 +61,8 @@ class BoundKernel:
     kernel then lets go of the tensor, so that the caller may free it; not of one that it has read in
     another way.
 
+    The interpreter reads the tensors themselves, so it runs as long as none has been released.
+
     A fixed tensor must not change: a call after an in-place change raises ArgumentValueError (Torch
     counts changes, except of inference tensors). Bind again to use the new contents.
     """
@@ -81,18 +87,26 @@ class BoundKernel:
         self._state = state
         self._frozen = {name: _freeze(name, tensor) for name, tensor in tensors.items()}
         self._free = [slot.name for slot in state.slots if slot.name not in tensors]
-        self._programs: dict[int, tuple[Entry, NativeProgram]] = {}  # by id of the entry
+        self._programs: dict[int, tuple[Entry, Specialization]] = {}  # by id of the entry
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the arguments that are not fixed, positional ones in the kernel's order."""
         return self.run(*args, **kwargs)
 
-    def run(self, *args: Any, threads: int | None = None, **kwargs: Any) -> Any:
-        """As a call, on `threads` threads (as many as Torch uses when None)."""
+    def run(
+        self, *args: Any, backend: str | None = None, threads: int | None = None, **kwargs: Any
+    ) -> Any:
+        """As a call, by a chosen back end and on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
-        entry, program = self._program(bound, threads)
+        if chosen_backend(backend) == "interpreter":
+            for frozen in self._frozen.values():
+                _require_tensor(frozen)
+            return launch(self.kernel, self._state, bound, "interpreter", threads)
+        entry, special = self._program(bound, threads)
+        program = special.executable
+        assert isinstance(program, NativeProgram)
         written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
         check_overlap(self.kernel, bound, written)
         fresh = fresh_results(entry.traced)
@@ -108,9 +122,14 @@ class BoundKernel:
         program.run([*values, *fresh], threads)
         return results_of(entry.traced, bound, fresh)
 
-    def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
-        """The program for arguments like these; packs what it wants packed."""
+    def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> Specialization:
+        """The machine code for arguments like these; packs what it wants packed."""
         return self._program(self._bind(args, kwargs), threads)[1]
+
+    @property
+    def compile_seconds(self) -> float:
+        """What reading and compiling took, for all signatures seen so far; packing is not in it."""
+        return sum(special.compile_seconds for _, special in self._programs.values())
 
     @property
     def panel_bytes(self) -> int:
@@ -147,17 +166,20 @@ class BoundKernel:
             self.kernel, slots, (), given, released=released
         )  # defaults, or what is missing
 
-    def _program(self, bound: Bound, threads: int | None) -> tuple[Entry, NativeProgram]:
+    def _program(self, bound: Bound, threads: int | None) -> tuple[Entry, Specialization]:
         entry = entry_of(self.kernel, self._state, bound)
         found = self._programs.get(id(entry))
         if found is None:
             with self._lock:
                 found = self._programs.get(id(entry))
                 if found is None:
+                    started = time.perf_counter()
                     function = _with_frozen(entry.traced.function, self._frozen)
                     program = NativeProgram(prepare(function, host()))
+                    took = entry.trace_seconds + time.perf_counter() - started
                     self._pack(program, threads)
-                    found = self._programs[id(entry)] = (entry, program)
+                    special = Specialization(self.kernel, "native", entry.traced, program, took)
+                    found = self._programs[id(entry)] = (entry, special)
         return found
 
     def _pack(self, program: NativeProgram, threads: int | None) -> None:
