@@ -101,8 +101,8 @@ class BoundKernel:
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
         if chosen_backend(backend) == "interpreter":
-            for frozen in self._frozen.values():
-                _require_tensor(frozen)
+            for fixed in self._frozen.values():
+                _require_tensor(fixed)
             return launch(self.kernel, self._state, bound, "interpreter", threads)
         entry, special = self._program(bound, threads)
         program = special.executable
