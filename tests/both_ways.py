@@ -297,3 +297,8 @@ def literal(value: float, like: torch.Tensor) -> Const:
     """A scalar operand for a block of the array's dtype."""
     kind = dtype_of(like)
     return Const(value if kind.is_float else int(value), kind)
+
+
+def ramp(*shape: int) -> torch.Tensor:
+    """1, 2, 3, … in FP32."""
+    return torch.arange(float(torch.Size(shape).numel())).reshape(shape) + 1

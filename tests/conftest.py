@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import pytest
+from kept_code import folder, store, told  # noqa: F401  (fixtures)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,9 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     # Compiled code is kept, so that the cache is tried by all tests, but not in the user's own folder.
-    folder = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
-    config.add_cleanup(folder.cleanup)
-    os.environ["TILEWRIGHT_CACHE_DIR"] = folder.name
+    kept = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+    config.add_cleanup(kept.cleanup)
+    os.environ["TILEWRIGHT_CACHE_DIR"] = kept.name
     # Tests look at the program after every pass; in production the knob is off.
     os.environ.setdefault("TILEWRIGHT_VERIFY", "1")
 

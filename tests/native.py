@@ -9,18 +9,20 @@ import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import emulator
 import numpy as np
 import pytest
+from emulator import Emulated
 from llvmlite import ir
 
 from tilewright.codegen.llvm.microkernel import LANES, Kernel
 from tilewright.dtypes import BF16, FP16, FP32, INT8
-from tilewright.machine import Machine, avx2, avx512, generic_x86_64, host
+from tilewright.machine import Machine, aarch64, avx2, avx512, generic_x86_64, host
 from tilewright.runtime import engine
 
 STORAGE = {INT8: np.int8, BF16: np.uint16, FP16: np.float16, FP32: np.float32}
 
-# Every x86 way of multiplying, by the machine that makes the compiler choose it.
+# Every way of multiplying, by the machine that makes the compiler choose it.
 MACHINES: dict[str, Callable[[], Machine]] = {
     "host": host,
     "avx512-vnni-bf16": lambda: avx512("avx512vnni", "avx512bf16"),
@@ -28,12 +30,18 @@ MACHINES: dict[str, Callable[[], Machine]] = {
     "avx2-vnni": lambda: avx2("avxvnni"),
     "avx2": avx2,
     "x86-64": generic_x86_64,
+    "arm": aarch64,
+    "arm-dot": lambda: aarch64("dotprod", "bf16"),
+    "arm-matrix": lambda: aarch64("dotprod", "bf16", "i8mm"),
 }
 
 
 def machine_named(name: str) -> Machine:
-    """The machine, or a skipped test where this processor cannot run its code."""
+    """The machine, or a skipped test where neither this processor nor an emulator runs its code."""
     machine = MACHINES[name]()
+    if machine.is_aarch64 and not host().is_aarch64:
+        emulator.need()
+        return machine
     if machine.triple.split("-")[0] != host().triple.split("-")[0] or not host().has(
         *machine.features
     ):
@@ -78,15 +86,23 @@ class Native:
             fn.linkage = ""
         self.text = str(module)
         names = [fn.name for fn in module.functions if not fn.is_declaration]
-        self.code = engine.load(self.text, names, machine)
+        self.code: Any = (
+            engine.load(self.text, names, machine)
+            if machine.triple == host().triple
+            else Emulated(self.text, names, machine)
+        )
         self._tiles = {tile: self._call(fn) for tile, fn in made.items()}
         self._packs = {trans: self._call(fn) for trans, fn in packs.items()}
         self._rowsum = self._call(rowsum) if rowsum else None
         self._widen = self._call(widen) if widen else None
 
-    def _call(self, fn: ir.Function) -> Any:
+    def _call(self, fn: ir.Function) -> Callable[..., None]:
+        """The function, to be called with arrays and integers."""
+        if isinstance(self.code, Emulated):
+            return self.code.function(fn.name)
         kinds = [ctypes.c_void_p if arg.type.is_pointer else ctypes.c_int64 for arg in fn.args]
-        return self.code.function(fn.name, *kinds)
+        function = self.code.function(fn.name, *kinds)
+        return lambda *args: function(*(x if isinstance(x, int) else x.ctypes.data for x in args))
 
     def packed(
         self, b: np.ndarray, k: int | None = None, n: int | None = None, trans: bool = False
@@ -100,9 +116,9 @@ class Native:
         panel[:] = 0xAA
         for j in range(self.kernel.blocks(n)):
             self._packs[trans](
-                b.ctypes.data,
+                b,
                 b.strides[0],
-                panel.ctypes.data,
+                panel,
                 rows,
                 columns,
                 self.kernel.k_groups(k),
@@ -127,23 +143,14 @@ class Native:
         init = np.zeros(m, np.int32)
         groups = self.kernel.k_groups(k)
         if self._rowsum:
-            self._rowsum(a.ctypes.data, a.strides[0], m, groups, init.ctypes.data)
+            self._rowsum(a, a.strides[0], m, groups, init)
         if self._widen:
             wide = aligned(m * k * self.kernel.a_dtype.nbytes).reshape(m, -1)
-            self._widen(a.ctypes.data, a.strides[0], m, k, wide.ctypes.data, wide.strides[0])
+            self._widen(a, a.strides[0], m, k, wide, wide.strides[0])
             a = wide
-        tile = (m, nr, acc, *ways)
-        self._tiles[tile](
-            a.ctypes.data,
-            a.strides[0],
-            panel.ctypes.data + at,
-            c.ctypes.data,
-            c.strides[0],
-            groups,
-            init.ctypes.data,
-            self.kernel.block_bytes(k),
-            panel.ctypes.data,
-        )
+        apart = self.kernel.block_bytes(k)
+        tile, here = (m, nr, acc, *ways), panel[at:]
+        self._tiles[tile](a, a.strides[0], here, c, c.strides[0], groups, init, apart, panel)
 
 
 def to_bf16(x: np.ndarray) -> np.ndarray:

@@ -168,7 +168,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int):
     given = inputs(rows=40)
     right = wanted(given)
     bound = scaled_product.bind(w=given.pop("w"), gain=given.pop("gain"))
-    share_even_small(bound.specialize(**given, threads=threads))
+    share_even_small(bound.specialize(**given, threads=threads).executable)
     bound.run(**given, threads=threads)
     assert same_bits(given["y"], right)
 

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tilewright"
 
-GROUND = {"errors", "span", "dtypes", "knobs", "listeners", "machine"}
+GROUND = {"errors", "span", "dtypes", "knobs", "listeners", "machine", "blocking"}
 LOWER = {*GROUND, "ir", "language"}
 ENGINE_ROOM = {"frontend", "passes", "interpreter", "codegen", "runtime"}
 # Arguments are checked, native lowers, compiles and calls, jit launches.

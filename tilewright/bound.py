@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tilewright import knobs
 from tilewright.arguments import Bound, bind, check_overlap
 from tilewright.dtypes import DType
 from tilewright.errors import ArgumentError, ArgumentValueError
@@ -16,8 +16,11 @@ from tilewright.ir.nodes import Function
 from tilewright.ir.types import PanelType
 from tilewright.jit import (
     Entry,
+    Specialization,
+    chosen_backend,
     entry_of,
     fresh_results,
+    launch,
     results_of,
     state_of,
     thread_count,
@@ -54,12 +57,13 @@ class _Frozen:
 class _Plan:
     """What a call with arguments of some shapes does.
 
+    entry:     what was read; as long as it is held, its id is its own.
     arguments: for each argument of the program its name, or the address of a panel.
     written:   the names of those that the program writes.
     """
 
     entry: Entry
-    program: NativeProgram
+    special: Specialization
     arguments: list[str | int]
     written: set[str]
 
@@ -71,6 +75,8 @@ class BoundKernel:
     takes as much memory as the matrix (K and N rounded up to a block). With `release=True` the bound
     kernel then lets go of the tensor, so that the caller may free it; not of one that it has read in
     another way.
+
+    The interpreter reads the tensors themselves, so it runs as long as none has been released.
 
     A fixed tensor must not change: a call after an in-place change raises ArgumentValueError (Torch
     counts changes, except of inference tensors). Bind again to use the new contents.
@@ -102,30 +108,39 @@ class BoundKernel:
         """Run with the arguments that are not fixed, positional ones in the kernel's order."""
         return self.run(*args, **kwargs)
 
-    def run(self, *args: Any, threads: int | None = None, **kwargs: Any) -> Any:
-        """As a call, on `threads` threads (as many as Torch uses when None)."""
+    def run(
+        self, *args: Any, backend: str | None = None, threads: int | None = None, **kwargs: Any
+    ) -> Any:
+        """As a call, by a chosen back end and on `threads` threads (as many as Torch uses when None)."""
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
-        if knobs.checking():
-            for fixed in self._frozen.values():
-                _require_tensor(fixed)
-            return self.kernel.run(**bound.values, threads=threads)
+        backend = chosen_backend(backend)
+        if backend != "native":
+            for frozen in self._frozen.values():
+                _require_tensor(frozen)
+            return launch(self.kernel, self._state, bound, backend, threads)
         plan = self._plan(bound, threads)
+        traced = plan.special.traced
         check_overlap(self.kernel, bound, plan.written)
-        fresh = fresh_results(plan.entry.traced)
+        fresh = fresh_results(traced)
         given = bound.values
         values = [given[x] if type(x) is str else x for x in plan.arguments]
-        plan.program.run([*values, *fresh], threads)
-        return results_of(plan.entry.traced, bound, fresh)
+        plan.special.run([*values, *fresh], threads)
+        return results_of(traced, bound, fresh)
 
-    def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> NativeProgram:
-        """The program for arguments like these; packs what it wants packed."""
-        return self._plan(self._bind(args, kwargs), threads).program
+    def specialize(self, *args: Any, threads: int | None = None, **kwargs: Any) -> Specialization:
+        """The machine code for arguments like these; packs what it wants packed."""
+        return self._plan(self._bind(args, kwargs), threads).special
 
     @property
     def fixed(self) -> dict[str, Any]:
         """The fixed arguments as meta tensors, by name."""
         return {name: frozen.meta for name, frozen in self._frozen.items()}
+
+    @property
+    def compile_seconds(self) -> float:
+        """What reading and compiling took, for all signatures seen so far; packing is not in it."""
+        return sum(plan.special.compile_seconds for plan in self._plans.values())
 
     @property
     def panel_bytes(self) -> int:
@@ -172,8 +187,11 @@ class BoundKernel:
         return found
 
     def _make_plan(self, entry: Entry, threads: int | None) -> _Plan:
+        started = time.perf_counter()
         function = _with_frozen(entry.traced.function, self._frozen)
         program = NativeProgram(prepare(function, host()))
+        took = entry.trace_seconds + time.perf_counter() - started
+        special = Specialization(self.kernel, "native", entry.traced, program, took)
         self._pack(program, threads)
         arguments: list[str | int] = []
         for param in program.params[: len(program.params) - len(entry.traced.fresh_results)]:
@@ -185,7 +203,7 @@ class BoundKernel:
             else:
                 arguments.append(name)
         written = {p.value.name for p in program.params if p.direction in ("out", "inout")}
-        return _Plan(entry, program, arguments, written)
+        return _Plan(entry, special, arguments, written)
 
     def _pack(self, program: NativeProgram, threads: int | None) -> None:
         """Pack what the program reads as panels; keep the tensors that it reads as they are."""

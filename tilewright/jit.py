@@ -165,14 +165,7 @@ class _Launcher:
         threads = thread_count(threads)
         state = state_of(kernel)
         bound = bind(kernel, state.slots, args, kwargs)
-        special = _specialize(kernel, state, bound, _backend(backend))
-        traced = special.traced
-        written = {p.value.name for p in traced.function.params if p.direction != "in"}
-        check_overlap(kernel, bound, written)
-        values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
-        fresh = fresh_results(traced)
-        special.run([*values, *fresh], threads)
-        return results_of(traced, bound, fresh)
+        return launch(kernel, state, bound, chosen_backend(backend), threads)
 
     def bind(self, kernel: Kernel, tensors: dict[str, Any], release: bool) -> Any:
         """The kernel with some tensors fixed."""
@@ -186,7 +179,10 @@ class _Launcher:
         """Compile for arguments like these. Tensors may be on the meta device; no data is read."""
         state = state_of(kernel)
         return _specialize(
-            kernel, state, bind(kernel, state.slots, args, kwargs, data=False), _backend(backend)
+            kernel,
+            state,
+            bind(kernel, state.slots, args, kwargs, data=False),
+            chosen_backend(backend),
         )
 
     def check(self, program: Program) -> None:
@@ -223,7 +219,20 @@ def check(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[KernelError, ...]:
     return ()
 
 
-def _backend(asked: str | None) -> str:
+def launch(kernel: Kernel, state: State, bound: Bound, backend: str, threads: int | None) -> Any:
+    """Run on checked arguments, compiling if need be; what a call gives."""
+    special = _specialize(kernel, state, bound, backend)
+    traced = special.traced
+    written = {p.value.name for p in traced.function.params if p.direction != "in"}
+    check_overlap(kernel, bound, written)
+    values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
+    fresh = fresh_results(traced)
+    special.run([*values, *fresh], threads)
+    return results_of(traced, bound, fresh)
+
+
+def chosen_backend(asked: str | None) -> str:
+    """The back end asked for, or else the knob's. ArgumentValueError for one that is not there."""
     if knobs.checking():
         return "checked"
     if asked is None:

@@ -7,22 +7,24 @@ import inspect
 import pytest
 from pass_programs import MACHINE
 
-from tilewright.ir.nodes import Function
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import to_text
 from tilewright.ir.verify import verify
 from tilewright.passes.block_rows import block_rows
-from tilewright.passes.check_windows import check_windows
 from tilewright.passes.drop_dead import drop_dead
 from tilewright.passes.fold_constants import fold_constants
+from tilewright.passes.forward_stores import forward_stores
+from tilewright.passes.fuse_loops import fuse_loops
 from tilewright.passes.fuse_sweeps import fuse_sweeps
 from tilewright.passes.merge_interleave import merge_interleave
+from tilewright.passes.merge_products import merge_products
 from tilewright.passes.parallelize import parallelize
 from tilewright.passes.pipeline import PIPELINE, PREPARE, Pass
 from tilewright.passes.share_panels import share_panels
 from tilewright.passes.skip_fill import skip_fill
 from tilewright.passes.start_products import start_products
 from tilewright.passes.tile_matmul import tile_matmul
+from tilewright.passes.widen_columns import widen_columns
 
 ROWS_THROUGH_A_TEMPORARY = """
     func f(%x: tensor<13x8, INT8>, %w: tensor<8x64, INT8>, out %y: tensor<13x64, INT32>) {
@@ -43,13 +45,63 @@ OFFSET_BY_SHIFTING = """
       store %a to %y[0, 0] valid [1, 16] {shape = [1, 16]}
     }"""
 
+LOOPS_THAT_COUNT_DIFFERENTLY = """
+    func f(%x: tensor<16x32, FP32>, out %y: tensor<16x32, FP32>) {
+      %t = create {dtype = FP32, shape = [16, 32]} : tensor<16x32, FP32>
+      for %i in parallel(0, 16, 4) {
+        at "first" {
+          %a = load %x[%i, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, FP32>
+          store %a to %t[%i, 0] valid [4, 32] {shape = [4, 32]}
+          yield
+        }
+        yield
+      }
+      for %j in parallel(0, 4, 1) {
+        %r = s.mul %j, 4 : INDEX
+        at "second" {
+          %b = load %t[%r, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, FP32>
+          %c = neg %b : tile<4x32, FP32>
+          store %c to %y[%r, 0] valid [4, 32] {shape = [4, 32]}
+          yield
+        }
+        yield
+      }
+    }"""
+
+NARROW_COLUMNS_OF_A_WALK_OVER_K = """
+    func f(%x: tensor<4x32, INT8>, %w: tensor<32x128, INT8>, out %y: tensor<4x128, INT32>) {
+      %start = full {dtype = INT32, shape = [4, 32], value = 0} : tile<4x32, INT32>
+      for %n in range(0, 128, 32) {
+        for %k in range(0, 32, 8) carry (%acc = %start) -> (%all) {
+          %a = load %x[0, %k] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+          %b = load %w[%k, %n] valid [8, 32] {shape = [8, 32]} : tile<8x32, INT8>
+          %c = matmul_acc %acc, %a, %b, 4, 8, 32 : tile<4x32, INT32>
+          yield %c
+        }
+        store %all to %y[0, %n] valid [4, 32] {shape = [4, 32]}
+        yield
+      }
+    }"""
+
+ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS = """
+    func f(%x: tensor<13x8, INT8>, %w: tensor<8x64, INT8>, out %y: tensor<13x64, INT32>) {
+      %t = create {dtype = INT32, shape = [14, 64]} : tensor<14x64, INT32>
+      %a = load %x[0, 0] valid [13, 8] {shape = [13, 8]} : tile<13x8, INT8>
+      %b = load %w[0, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
+      %c = matmul %a, %b, 13, 8, 64 : tile<13x64, INT32>
+      store %c to %t[0, 0] valid [13, 64] {shape = [13, 64]}
+      store %c to %t[1, 0] valid [13, 64] {shape = [13, 64]}
+      store %c to %y[0, 0] valid [13, 64] {shape = [13, 64]}
+    }"""
+
 FIRST_PRODUCT_IN_A_BRANCH = """
     func f(%x: tensor<4x8, INT8>, %w: tensor<8x64, INT8>, out %y: tensor<4x64, INT32>) {
       %start = full {dtype = INT32, shape = [4, 64], value = 0} : tile<4x64, INT32>
       for %k in range(0, 8, 4) carry (%acc = %start) -> (%all) {
         %a = load %x[0, %k] valid [4, 4] {shape = [4, 4]} : tile<4x4, INT8>
         %b = load %w[%k, 0] valid [4, 64] {shape = [4, 64]} : tile<4x64, INT8>
-        %first = s.eq %k, 0 : BOOL
+        %zero = s.sub 4, 4 : INDEX
+        %first = s.eq %k, %zero : BOOL
         if %first -> (%r: tile<4x64, INT32>) {
           %p = matmul %a, %b, 4, 4, 64 : tile<4x64, INT32>
           yield %p
@@ -82,57 +134,106 @@ EVEN_AND_ODD = """
       store %o to %y[0, 0] valid [2, 32] {shape = [2, 32]}
     }"""
 
-# first pass, second pass, a program, what is in its text in this order only (or, after `not`, in the other only)
-REASONS = [
-    (fold_constants, check_windows, OFFSET_BY_SHIFTING, "not check_window"),
-    (start_products, tile_matmul, FIRST_PRODUCT_IN_A_BRANCH, "not if "),
-    (merge_interleave, drop_dead, EVEN_AND_ODD, "not scatter_mask"),
-    (tile_matmul, share_panels, WEIGHT_READ_TWICE, "panel_window"),
-    (tile_matmul, block_rows, ROWS_THROUGH_A_TEMPORARY, "row_tile"),
-    (block_rows, fuse_sweeps, ROWS_THROUGH_A_TEMPORARY, "row_tile"),
+# A pass (and which one of that name), the pass that it is put behind (or before) instead, a program, and how
+# often a word is in the lowered text then and as it should be.
+MOVES = [
+    (fold_constants, 0, "behind", start_products, FIRST_PRODUCT_IN_A_BRANCH, "if ", 1, 0),
+    (
+        start_products,
+        0,
+        "behind",
+        merge_products,
+        FIRST_PRODUCT_IN_A_BRANCH,
+        "matmul_packed_acc",
+        1,
+        0,
+    ),
+    (
+        merge_products,
+        0,
+        "behind",
+        widen_columns,
+        NARROW_COLUMNS_OF_A_WALK_OVER_K,
+        "for %n",
+        1,
+        0,
+    ),
+    (
+        merge_products,
+        0,
+        "before",
+        start_products,
+        FIRST_PRODUCT_IN_A_BRANCH,
+        "matmul_packed_acc",
+        1,
+        0,
+    ),
+    (widen_columns, 0, "behind", forward_stores, NARROW_COLUMNS_OF_A_WALK_OVER_K, "for %n", 1, 0),
+    (fuse_loops, 0, "behind", forward_stores, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
+    (fold_constants, 1, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
+    (fold_constants, 1, "behind", forward_stores, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
+    (forward_stores, 0, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
+    (drop_dead, 0, "behind", block_rows, ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS, "for %row_tile", 0, 1),
+    (merge_interleave, 0, "behind", parallelize, EVEN_AND_ODD, "scatter_mask", 1, 0),
+    (skip_fill, 0, "behind", block_rows, ROWS_THROUGH_A_TEMPORARY, "fill = false", 0, 1),
+    (tile_matmul, 0, "behind", block_rows, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
+    (share_panels, 0, "before", tile_matmul, WEIGHT_READ_TWICE, "panel_window", 0, 1),
+    (block_rows, 0, "behind", fuse_sweeps, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
+    (fuse_sweeps, 0, "before", block_rows, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
+    (drop_dead, 1, "before", merge_interleave, EVEN_AND_ODD, "scatter_mask", 1, 0),
+    (parallelize, 0, "before", block_rows, ROWS_THROUGH_A_TEMPORARY, "\n  for %row_tile", 0, 1),
 ]
 
 
-def after(program: str, *passes: Pass) -> Function:
+def place(step: Pass, occurrence: int, passes: tuple[Pass, ...] = PIPELINE) -> int:
+    return [i for i, other in enumerate(passes) if other is step][occurrence]
+
+
+def moved(step: Pass, occurrence: int, side: str, anchor: Pass) -> tuple[Pass, ...]:
+    """The pipeline with one pass elsewhere, as far as it needs to go."""
+    at = place(step, occurrence)
+    rest = PIPELINE[:at] + PIPELINE[at + 1 :]
+    to = place(anchor, 0, rest) + (side == "behind")
+    assert to != at, "it stands there already"
+    return (*rest[:to], step, *rest[to:])
+
+
+def lowered(program: str, passes: tuple[Pass, ...]) -> str:
+    """The program after these passes; it is valid after each."""
     function = parse(program)
     for step in passes:
         function = step(function, MACHINE)
         verify(function, after=step.__name__)
-    return function
+    return to_text(function)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "program", "shows"),
-    REASONS,
-    ids=[f"{first.__name__} before {second.__name__}" for first, second, *_ in REASONS],
+    ("step", "occurrence", "side", "anchor", "program", "word", "elsewhere", "here"),
+    MOVES,
+    ids=[f"{m[0].__name__}-{m[1]}-{m[2]}-{m[3].__name__}" for m in MOVES],
 )
-def test_two_passes_the_other_way_round_lose_what_their_order_is_for(
-    first: Pass, second: Pass, program: str, shows: str
+def test_a_pass_that_stands_elsewhere_loses_what_its_place_is_for(
+    step: Pass,
+    occurrence: int,
+    side: str,
+    anchor: Pass,
+    program: str,
+    word: str,
+    elsewhere: int,
+    here: int,
 ):
-    # tile_matmul is what row tiles need in any case
-    lead = [tile_matmul] if (first, second) == (block_rows, fuse_sweeps) else []
-    missing, word = shows.startswith("not "), shows.removeprefix("not ")
-    right = word in to_text(after(program, *lead, first, second))
-    wrong = word in to_text(after(program, *lead, second, first))
-    assert (right, wrong) == (not missing, missing)
-    names = [step.__name__ for step in PREPARE + PIPELINE]
-    assert second.__name__ in names[names.index(first.__name__) + 1 :]
+    wrong = lowered(program, moved(step, occurrence, side, anchor)).count(word)
+    assert (wrong, lowered(program, PIPELINE).count(word)) == (elsewhere, here)
 
 
-def test_zeros_are_skipped_while_stores_still_cover_whole_windows():
-    early = after(ROWS_THROUGH_A_TEMPORARY, skip_fill, tile_matmul, block_rows)
-    late = after(ROWS_THROUGH_A_TEMPORARY, tile_matmul, block_rows, skip_fill)
-    assert "fill = false" in to_text(early)
-    assert "fill = false" not in to_text(late)
-    assert PIPELINE.index(skip_fill) < PIPELINE.index(block_rows)
+def test_every_place_in_the_pipeline_has_a_reason_that_is_tested():
+    tested = {(step, occurrence) for step, occurrence, *_ in MOVES}
+    assert tested == {(step, PIPELINE[:i].count(step)) for i, step in enumerate(PIPELINE)}
 
 
-def test_row_loops_are_shared_out_because_threads_are_told_apart_last():
-    early = after(ROWS_THROUGH_A_TEMPORARY, tile_matmul, block_rows, parallelize)
-    assert "parallel" in [op.attr("kind") for op in early.body.ops if op.name == "for"]
-    late = after(ROWS_THROUGH_A_TEMPORARY, tile_matmul, parallelize, block_rows)
-    assert not [op for op in late.body.ops if op.name == "for"]
-    assert PIPELINE[-1] is parallelize
+def test_offsets_are_literals_before_windows_are_checked():
+    assert "check_window" not in lowered(OFFSET_BY_SHIFTING, PREPARE)
+    assert "check_window" in lowered(OFFSET_BY_SHIFTING, PREPARE[::-1])
 
 
 @pytest.mark.parametrize("step", dict.fromkeys(PREPARE + PIPELINE), ids=lambda step: step.__name__)

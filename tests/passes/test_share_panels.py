@@ -74,7 +74,7 @@ def test_a_frozen_weight_becomes_a_parameter_that_the_caller_packs():
 
 # {load} and {pack} read %w in a loop that would pack it twice.
 TWICE = """
-        func f(%x: tensor<8x8, INT8>, {w}, out %y: tensor<8x128, INT32>) {{
+        func f(%x: tensor<8x16, INT8>, {w}, out %y: tensor<8x128, INT32>) {{
           for %i in range(0, {turns}, 4) {{
             for %j in range(0, 128, 64) {{
               %a = load %x[%i, {k0}] valid [4, {k}] {{shape = [4, {k}]}} : tile<4x{k}, INT8>
@@ -104,10 +104,9 @@ def twice(
 
 def test_windows_in_the_middle_of_k_are_shared_when_they_start_at_a_group():
     text = twice(
-        b="%b = load %w[4, %j] valid [4, 64] {shape = [4, 64]} : tile<4x64, INT8>",
-        valid="4, 64",
-        k0=4,
-        k=4,
+        w="%w: tensor<16x128, INT8>",
+        b="%b = load %w[8, %j] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>",
+        k0=8,
     )
     assert "panel_window" in to_text(share_panels(parse(text), MACHINE))
     assert_native_agrees(text)
@@ -125,9 +124,9 @@ LEFT_ALONE = {
         "%b = load %w[0, %jj] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>",
     ),
     "windows that start inside a group of k": twice(
-        b="%b = load %w[2, %j] valid [4, 64] {shape = [4, 64]} : tile<4x64, INT8>",
+        b="%b = load %w[4, %j] valid [4, 64] {shape = [4, 64]} : tile<4x64, INT8>",
         valid="4, 64",
-        k0=2,
+        k0=4,
         k=4,
     ),
     "a window of which only a part is valid": twice(

@@ -14,6 +14,7 @@ BURST = 0.1  # seconds that one way is timed for before the next has its turn
 MOST_CALLS = 200  # in a burst: more of a call of microseconds says nothing new
 LEAST_CALLS = 2
 SETTLE = 0.01  # seconds of untimed calls before a warm burst, one call at least
+CALLS_A_ROUND = 1 + LEAST_CALLS  # of a way that is slower than a burst
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ def in_turns(
     rounds: int,
     cold: bool,
     clock: Clock = time.perf_counter,
+    fewer: Mapping[str, int] | None = None,
 ) -> dict[str, Timing]:
     """Time every way in each of `rounds` rounds; each round starts with the next way.
+
+    fewer: in how many rounds, spread evenly, a slow way takes part.
 
     A way is one call, or several copies of it that work on data of their own and are called in
     rotation. A burst starts with untimed calls: the way before has left its own data in the caches,
@@ -56,6 +60,9 @@ def in_turns(
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            some = (fewer or {}).get(name, rounds)
+            if number * some // rounds == (number + 1) * some // rounds:
+                continue
             copies = ways[name]
 
             def once(name: str = name, copies: Sequence[Call] = copies) -> float:

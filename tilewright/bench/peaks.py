@@ -104,7 +104,8 @@ def product_gops(dtype: DType, count: int, machine: Machine) -> tuple[float, str
     for rows, columns in REGISTER_TILES[machine.vector_registers]:
         module = ir.Module("registers")
         emit_registers(module, kernel, rows, columns)
-        ops = 2 * rows * columns * kernel.isa.part * kernel.k_group // kernel.isa.phases
+        lanes = kernel.isa.tall * kernel.isa.part
+        ops = 2 * rows * columns * lanes * kernel.k_group // kernel.isa.phases
         found.append((_rate(module, ops, count, work, machine), f"{rows}x{columns} registers"))
     module = ir.Module("tile")
     emit_tiles(module, kernel)

@@ -28,9 +28,12 @@ from tilewright.models.deepseek_v4.reference import (
 
 Weights = Mapping[str, Tensor]
 Run = Callable[[], Outputs]
+Products = Callable[[int], object]
 Way = TypeVar("Way")
 
 TRIALS = 5  # timed calls that decide between two ways to write the same peer
+REFERENCE = 20  # times the quickest product of a small matrix: code that is not meant to be quick
+PATIENCE = 0.5  # seconds of trials for each of them; one trial in any case
 
 
 class Unavailable(Exception):
@@ -38,10 +41,21 @@ class Unavailable(Exception):
 
 
 class Peer(ABC):
-    """One other way to run the operator."""
+    """One other way to run the operator.
+
+    calls: how often `build` runs it, at most, for each copy and once more for the first where calls
+    are slow.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    calls: ClassVar[tuple[int, int]] = (0, 0)
+
+    def products(self, problem: Problem, weights: Weights) -> Products | None:
+        """Its products for the first so many tokens, uncompiled, from which a call's time is
+        foretold; None for engines whose calls are short on every machine.
+        """
+        return None
 
     @abstractmethod
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
@@ -57,6 +71,9 @@ class TorchEager(Peer):
     name = "torch_eager"
     summary = "BF16 matmul and torch._int_mm, everything else one operator at a time"
 
+    def products(self, problem: Problem, weights: Weights) -> Products:
+        return products_of(Plain(problem, weights))
+
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         return [torch_call(Plain(problem, weights), problem.values["x"]) for weights in copies]
 
@@ -66,6 +83,10 @@ class TorchCompile(Peer):
 
     name = "torch_compile"
     summary = "the same under torch.compile"
+    calls = (1, 0)
+
+    def products(self, problem: Problem, weights: Weights) -> Products:
+        return products_of(Plain(problem, weights))
 
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         _need_cxx()
@@ -80,15 +101,16 @@ class TorchBest(Peer):
 
     name = "torch_best"
     summary = "torch.compile with frozen weights, oneDNN-prepacked qlinear for wq_b"
+    calls = (1, 6)  # three ways are compiled and run; twice two of them are tried, once at least
+
+    def products(self, problem: Problem, weights: Weights) -> Products:
+        _need_qlinear()
+        return products_of(Packed(problem, weights, _quick_products()[0], joined=False))
 
     def build(self, problem: Problem, copies: Sequence[Weights]) -> list[Run]:
         _need_cxx()
-        if not (
-            hasattr(torch.ops.onednn, "qlinear_prepack") and torch.backends.mkldnn.is_available()
-        ):
-            raise Unavailable("this Torch has no oneDNN, or one without qlinear")
-        _define_qlinear()
-        split = {p: _frozen(problem, copies[0], p, False) for p in (torch.float32, torch.bfloat16)}
+        _need_qlinear()
+        split = {p: _frozen(problem, copies[0], p, False) for p in _quick_products()}
         product = _fastest(split)
         joined = _frozen(problem, copies[0], product, True)
         first = {False: split[product], True: joined}
@@ -184,6 +206,25 @@ class Packed(Plain):
         return product.float()
 
 
+def products_of(module: Plain) -> Products:
+    """The three products of a module, for the first so many tokens."""
+    hidden, latent = module.cfg.hidden_size, module.cfg.q_lora_rank
+
+    def run(rows: int) -> object:
+        with torch.no_grad():
+            low = module.down(torch.ones(rows, hidden, dtype=torch.bfloat16))
+            return low, module.up(torch.ones(rows, latent, dtype=torch.int8))
+
+    return run
+
+
+def _need_qlinear() -> None:
+    """Raises Unavailable where Torch has no oneDNN product with packed INT8 weights."""
+    if not (hasattr(torch.ops.onednn, "qlinear_prepack") and torch.backends.mkldnn.is_available()):
+        raise Unavailable("this Torch has no oneDNN, or one without qlinear")
+    _define_qlinear()
+
+
 @cache
 def _define_qlinear() -> torch.library.Library:
     """oneDNN's product as an operator of our own, `tilewright_bench::qlinear`: Inductor has a rewrite
@@ -213,6 +254,25 @@ def _define_qlinear() -> torch.library.Library:
     library.impl("qlinear", qlinear, "CompositeExplicitAutograd")
     torch.library.register_fake("tilewright_bench::qlinear", shape, lib=library)
     return library
+
+
+@cache
+def _quick_products() -> tuple[torch.dtype, ...]:
+    """In which types oneDNN's product comes back in good time, the quickest first: where it has no
+    code for one it runs reference code, a hundred times as long.
+    """
+    rows, k, n = 1, 1024, 1024
+    codes = torch.ones(rows, k, dtype=torch.uint8)
+    panel = torch.ops.onednn.qlinear_prepack(torch.ones(n, k, dtype=torch.int8), None)
+    scales, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int64)
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    for _ in range(TRIALS):
+        for dtype in best:
+            start = time.perf_counter()
+            torch.ops.tilewright_bench.qlinear(codes, panel, scales, zeros, dtype)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    limit = REFERENCE * min(best.values())
+    return tuple(sorted((d for d in best if best[d] < limit), key=lambda d: best[d]))
 
 
 def _frozen(problem: Problem, weights: Weights, product: torch.dtype, joined: bool) -> Run:
@@ -260,11 +320,14 @@ def _need_cxx() -> None:
 
 
 def _fastest(runs: Mapping[Way, Run]) -> Way:
-    """The way with the shortest of TRIALS calls, taken in turns."""
+    """The way with the shortest of TRIALS calls, taken in turns; of fewer where calls are slow."""
     best = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
         run()
-    for _ in range(TRIALS):
+    until = time.perf_counter() + PATIENCE * len(runs)
+    for trial in range(TRIALS):
+        if trial and time.perf_counter() > until:
+            break
         for way, run in runs.items():
             start = time.perf_counter()
             run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from math import ceil
 from typing import Any
 
 from tilewright.bench import peaks
+from tilewright.bench.budget import Budget, foretell
 from tilewright.bench.engines import PEERS
 from tilewright.bench.measure import in_turns
 from tilewright.bench.peaks import Peaks
@@ -31,6 +33,8 @@ MOST_COPIES = 8  # of small weights; more would take long to pack and to compile
 # Tokens of a peer's outputs that are judged. Its rounding makes every row a suspect that is looked
 # into, about 5 ms each. All of ours are.
 PEER_ROWS = 256
+# Seconds for the calls of one peer in one row; compiling comes on top.
+PEER_BUDGET = 20.0
 
 Say = Callable[[str], None]
 
@@ -48,10 +52,17 @@ class Request:
     cold: bool = False
     unbound: bool = False
     seed: int = 0
+    peer_budget: float = PEER_BUDGET
+
+    @property
+    def steps(self) -> int:
+        """How often `bench` says what it begins."""
+        problems = len(self.kernels) * len(self.tokens) * len(self.threads)
+        return 2 + problems * (2 + len(self.peers))
 
 
 def bench(request: Request, say: Say) -> Report:
-    """Measure everything asked for. say: told what is going on.
+    """Measure everything asked for. say: told what is going on, `Request.steps` times.
 
     Peaks are measured before and after everything else, and the higher ones count: a moment of
     noise in one of them would make every share too good. Raises what `check` raises.
@@ -181,19 +192,43 @@ def _measure(request: Request, problem: Problem, threads: int, copies: int, say:
     if request.unbound:
         ways[UNBOUND] = [_unbound(problem, w, threads) for w in weights]
     judged = {name: _judge_ours(problem, runs) for name, runs in ways.items()}
+    fewer = {}
     for name in request.peers:
         say(f"{title}: {name}")
         try:
-            ways[name] = PEERS[name]().build(problem, weights)
+            ways[name], judged[name], fewer[name] = _peer(request, name, problem, weights)
         except Unavailable as reason:
             judged[name] = Result(skipped=str(reason))
-            continue
-        verdict = problem.judge(ways[name][0](), PEER_ROWS)
-        judged[name] = Result(within=verdict.within, passed=verdict.passed)
     say(f"{title}: {request.rounds} rounds")
-    timings = in_turns(ways, request.rounds, request.cold)
+    timings = in_turns(ways, request.rounds, request.cold, fewer=fewer)
     results = {name: replace(found, timing=timings.get(name)) for name, found in judged.items()}
     return Measured(problem, threads, results)
+
+
+def _peer(
+    request: Request, name: str, problem: Problem, weights: Sequence[Weights]
+) -> tuple[list[Run], Result, int]:
+    """A peer's calls, the verdict on its outputs, and in how many rounds it can take part.
+
+    Raises Unavailable where it does not run, or not within its budget.
+    """
+    peer, budget = PEERS[name](), Budget(request.peer_budget)
+    each, first = peer.calls
+    beforehand = each * len(weights) + first + 1
+    products = peer.products(problem, weights[0])
+    if products is not None:
+        call = foretell(products, problem.tokens, budget.call(beforehand))
+        if call > budget.call(beforehand):
+            raise Unavailable(budget.refusal(call))
+    runs = peer.build(problem, weights)
+    start = time.perf_counter()
+    outputs = runs[0]()
+    call = time.perf_counter() - start
+    verdict = problem.judge(outputs, PEER_ROWS)
+    rounds = budget.rounds(call, 1, request.rounds)
+    if rounds == 0:
+        raise Unavailable(budget.refusal(call))
+    return runs, Result(within=verdict.within, passed=verdict.passed), rounds
 
 
 def _bound(problem: Problem, weights: Weights, threads: int) -> Run:

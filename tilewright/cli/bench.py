@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tilewright.cli import options
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 ALL_KERNELS = ("prefill_qkv_proj_rope", "qkv_proj_rope")
 TOKENS = "1,8,128,512"
 ROUNDS = 7
+PEER_BUDGET = 20.0
 
 
 def bench(
@@ -58,6 +62,14 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, help="Turns that everybody has; times are over all of them.")
     ] = ROUNDS,
+    peer_budget: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="For all calls of one peer in one row: slow ones have fewer rounds, or are skipped.",
+        ),
+    ] = PEER_BUDGET,
     seed: options.Seed = 0,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the machine and all rows here.")
@@ -90,8 +102,8 @@ def bench(
         cold=cold,
         unbound=unbound,
         seed=seed,
+        peer_budget=peer_budget,
     )
-    progress = Console(stderr=True, highlight=False, style="dim")
     out = console()
     try:
         check(request)
@@ -99,7 +111,8 @@ def bench(
             plotting.check(plot)
     except ArgumentValueError as error:
         raise typer.BadParameter(str(error)) from error
-    report = measure(request, lambda text: progress.print(text, soft_wrap=True))
+    with progress(request.steps) as say:
+        report = measure(request, say)
     show(report, out)
     if json is not None:
         report.write(json)
@@ -107,6 +120,31 @@ def bench(
         plotting.write(report, plot)
     if not all(row.ours.passed for row in report.rows):
         raise typer.Exit(1)
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """What is going on, on standard error: a bar on a terminal, else a line a step.
+
+    The bar is drawn between steps only: a thread that draws it would disturb what is measured.
+    """
+    screen = Console(stderr=True, highlight=False, style="dim")
+    if not screen.is_terminal:
+        yield lambda text: screen.print(text, soft_wrap=True)
+        return
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=screen, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=steps, completed=-1)
+
+        def say(text: str) -> None:
+            bar.update(task, advance=1, description=text, refresh=True)
+
+        yield say
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:
@@ -144,7 +182,10 @@ def show(report: Report, out: Console) -> None:
         )
     for row_of, rows in groupby(report.rows, key=lambda row: (row.kernel, row.preset)):
         out.print(f"\n[bold]{' '.join(row_of)}[/]")
-        out.print(_table(list(rows)))
+        of_one = list(rows)
+        out.print(_table(of_one))
+        for line in _skipped(of_one):
+            out.print(line, style="dim", soft_wrap=True, markup=False)
     temper = "cold" if report.rows[0].cold else "warm"
     out.print(
         f"{temper} weights. roof: the least time by products (p) or memory (m). vs: time of each over"
@@ -167,11 +208,24 @@ def _table(rows: list[Row]) -> Table:
         first = (str(row.tokens), str(row.threads))
         table.add_row(*first, f"[bold]{name}[/]", *_cells(row, row.ours, ours))
         for peer, result in row.peers.items() if row.bound else ():
-            if result.timing is None:
-                table.add_row("", "", peer, f"[dim]{result.skipped}[/]")
-            else:
+            if result.timing is not None:
                 table.add_row("", "", peer, *_cells(row, result, ours))
     return table
+
+
+def _skipped(rows: list[Row]) -> list[str]:
+    """A line for every peer that was not measured and the reason: `skipped: zentorch: not installed`."""
+    reasons: dict[str, list[Row]] = {}
+    for row in rows:
+        for peer, result in row.peers.items() if row.bound else ():
+            if result.timing is None:
+                reasons.setdefault(f"skipped: {peer}: {result.skipped}", []).append(row)
+    every = [row for row in rows if row.bound]
+    lines = []
+    for reason, found in reasons.items():
+        tokens = ", ".join(dict.fromkeys(str(row.tokens) for row in found))
+        lines.append(reason if len(found) == len(every) else f"{reason} (T = {tokens})")
+    return lines
 
 
 def _cells(row: Row, result: Result, ours: float) -> tuple[str, ...]:

@@ -48,10 +48,20 @@ def show(
     spans: Annotated[
         bool, typer.Option(help="End each line of IR with the author's file:line.")
     ] = False,
+    blocking: Annotated[
+        bool,
+        typer.Option("--blocking", help="Instead: how each product is cut on this CPU, and why."),
+    ] = False,
 ) -> None:
     """Print a kernel's program: IR text, IR after any pass, LLVM IR or assembly."""
     out = console()
     function = front_end(kernel, preset.value, tokens)
+    if blocking:
+        from tilewright.cli.blocking import paragraphs, products
+        from tilewright.machine import host
+
+        print(paragraphs(products(function, host())))
+        return
     if stage in (Stage.llvm, Stage.asm) and after is None and not diff:
         _print(machine_text(function, stage), out)
         return

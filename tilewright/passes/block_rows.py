@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tilewright.blocking import chunk_rows, row_tiles
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
@@ -19,12 +20,6 @@ PRODUCTS = ("matmul_packed", "matmul_packed_acc")
 # Elements of the widest row that one task of a shared row loop works on: about 4 us, against 0.1 us for
 # taking a task and a few us for the barrier behind the loop.
 TASK_ELEMENTS = 16384
-
-# What a product works through at a time: rows of a small register tile at least, and so much of K.
-MIN_ROWS, DEEP = 4, 1024
-
-# Tasks a core in a row loop that is shared out, so that the last ones end together.
-TASKS = 4
 
 
 def block_rows(fn: Function, machine: Machine) -> Function:
@@ -142,7 +137,7 @@ class _RowBlocker:
     def tiles(self, run: list[Op], rows: int, products: list[Op], shared: bool) -> int:
         """How many row tiles `rows` rows make."""
         if products:
-            return -(-rows // self.tile_rows(products, rows, shared))
+            return row_tiles(rows, min(self.tile_rows(op, rows, shared) for op in products))
         operands = (x.type for op in run for x in (*op.results, *op.operands))
         widest = max(kind.shape[-1] for kind in operands if isinstance(kind, TileType))
         return -(-rows // max(1, TASK_ELEMENTS // widest))
@@ -220,19 +215,11 @@ class _RowBlocker:
 
     # Making the loop
 
-    def tile_rows(self, products: list[Op], rows: int, shared: bool) -> int:
-        """Rows whose left sides and results take half of the second-level cache; fewer where the row loop
-        is what gives the threads work."""
-        row_bytes = 0
-        for op in products:
-            panel = op.operands[-2].type
-            assert isinstance(panel, PanelType)
-            deep = min(panel.k, DEEP) * panel.dtype.nbytes
-            row_bytes = max(row_bytes, 4 * panel.n + deep)
-        most = max(MIN_ROWS, self.machine.l2 // 2 // row_bytes)
-        return (
-            most if shared else max(MIN_ROWS, min(most, -(-rows // (TASKS * self.machine.cores))))
-        )
+    def tile_rows(self, product: Op, rows: int, shared: bool) -> int:
+        """Rows of a tile of this product."""
+        panel = product.operands[-2].type
+        assert isinstance(panel, PanelType)
+        return chunk_rows(rows, panel.n, panel.k, panel.dtype, self.machine, shared)
 
     def loop(self, run: _Run, shared: bool) -> list[Op]:
         """`for tile in …: r0 = …; the run on rows r0 … r0 + m`."""

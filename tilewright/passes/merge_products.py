@@ -9,8 +9,8 @@ from tilewright.ir.typed import literal_range, shape_of
 from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses
 from tilewright.machine import Machine
 
-# A chain of products has the bits of one product where slices end on a group of K; 4 is a multiple of every
-# microkernel's group.
+# A chain of products has the bits of one product where slices end on a group of K. 4 is a multiple of every
+# group of a float dtype; INT8 sums are exact however they are cut.
 K_UNIT = 4
 
 

@@ -27,15 +27,14 @@ PIPELINE: tuple[Pass, ...] = (
     start_products,  # `if first: matmul else: matmul_acc` becomes one accumulation: fewer branches below
     merge_products,  # needs the branch gone; a walk over K becomes one product, which can then be widened
     widen_columns,  # narrow column tiles become as wide as the caches like
-    fold_constants,  # loops that widening left with one turn are unwrapped: regions become neighbours
     fuse_loops,  # needs equal trip counts, which widening makes likelier
-    fold_constants,  # the fused bodies spell their offsets alike again
-    forward_stores,  # what one region leaves in memory for the next stays a tile
-    drop_dead,  # temporaries that nobody reads any more
+    fold_constants,  # fused bodies spell their offsets alike again; loops that widening left with one turn go
+    forward_stores,  # what one region leaves in memory for the next stays a tile; needs neighbouring regions
+    drop_dead,  # temporaries that nobody reads any more would keep rows together
     merge_interleave,  # two scatters that fill all columns are one interleave, which needs no old contents
     skip_fill,  # while stores still cover whole windows: temporaries that are overwritten need no zeros
     tile_matmul,  # products become a pack and a packed product; needs rank 2 and explicit valid extents
-    share_panels,  # a pack still stands where its window is known; frozen weights leave the program here
+    share_panels,  # needs the packs and the loops around them; frozen weights leave the program here
     block_rows,  # rows of a product and of what follows it go through the cache tile by tile
     fuse_sweeps,  # needs the final row tiles; chains of row-wise operators become one sweep
     drop_dead,  # what fusion and merging left unread

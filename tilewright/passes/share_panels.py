@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import gcd
 
+from tilewright.blocking import MOST_GROUP_BYTES
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index
 from tilewright.ir.typed import shape_of, tensor_type_of, whole_number
@@ -13,9 +14,8 @@ from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses
 from tilewright.machine import Machine
 
 # A window of a packed matrix is a panel when it starts at a column block and at a group of K. 64 columns
-# and 4 elements are a multiple of those of every microkernel (codegen/llvm/microkernel.py).
+# are a multiple of every machine's block, MOST_GROUP_BYTES of every group.
 COLUMN_UNIT = 64
-K_UNIT = 4
 
 
 def share_panels(fn: Function, machine: Machine) -> Function:
@@ -123,7 +123,8 @@ class _Sharer:
         if pack.attr("trans") or load.attr("drop") or not whole_window:
             return False
         all_of_k = k0 == index(0) and k == rows
-        if not all_of_k and (self.multiple(k0) % K_UNIT or k % K_UNIT or columns % COLUMN_UNIT):
+        unit = MOST_GROUP_BYTES // tensor_type_of(load.operands[0]).dtype.nbytes
+        if not all_of_k and (self.multiple(k0) % unit or k % unit or columns % COLUMN_UNIT):
             return False
         to_the_end = isinstance(n0, Const) and n0.value + n == columns
         return self.multiple(n0) % COLUMN_UNIT == 0 and (n % COLUMN_UNIT == 0 or to_the_end)

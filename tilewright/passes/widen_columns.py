@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tilewright.blocking import panel_fits
 from tilewright.ir.affine import Affine, Movement, affine
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
@@ -77,7 +78,9 @@ class _Widener:
             columns = width * times
             if trips % times or columns > MOST_COLUMNS:
                 continue
-            if depth_bytes * columns > self.machine.l2 // 2 or (shared and trips // times < TASKS):
+            if not panel_fits(depth_bytes, columns, self.machine):
+                continue
+            if shared and trips // times < TASKS:
                 continue
             return times
         return 1

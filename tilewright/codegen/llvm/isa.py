@@ -13,6 +13,7 @@ need not stay in registers for the next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,14 +41,13 @@ from tilewright.dtypes import BF16, FP16, FP32, INT8, INT16, INT32, DType
 class Isa:
     """What every way of multiplying shares.
 
-    part:   accumulator lanes in one register.
+    part:   columns of C in one register of accumulators.
+    tall:   rows of C in one register.
     xor:    what the panel's bytes are xor-ed with; 0x80 turns signed into unsigned, then the
             accumulators must start at -128 * sum(row of A).
     wide:   what A is widened to, a row tile at a time, before the tile reads it; else it is read as
             it lies in memory.
     phases: turns in which a tile takes one group.
-    b_registers, a_registers: live registers that a panel part and a group of A take, with
-            their temporaries.
     """
 
     part: int
@@ -58,8 +58,7 @@ class Isa:
     xor: ClassVar[int] = 0
     wide: ClassVar[DType | None] = None
     phases: ClassVar[int] = 1
-    b_registers: ClassVar[int] = 1
-    a_registers: ClassVar[int] = 1
+    tall: ClassVar[int] = 1
 
     @property
     def accumulator(self) -> DType:
@@ -76,7 +75,7 @@ class Isa:
         return f"{self.name}x{self.part}"
 
     def acc_type(self) -> ir.VectorType:
-        return vector(I32 if self.dtype == INT8 else F32, self.part)
+        return vector(I32 if self.dtype == INT8 else F32, self.tall * self.part)
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         """`at` is where the group begins, as it is for load_b."""
@@ -87,6 +86,18 @@ class Isa:
 
     def step(self, b: ir.IRBuilder, acc: ir.Value, a: ir.Value, w: ir.Value) -> ir.Value:
         raise NotImplementedError
+
+    def load_rows(self, b: ir.IRBuilder, at: Sequence[ir.Value], phase: int = 0) -> ir.Value:
+        """The group of `tall` neighbouring rows of A, or of the last ones."""
+        return self.load_a(b, at[0], phase)
+
+    def load_c(self, b: ir.IRBuilder, at: Sequence[ir.Value]) -> ir.Value:
+        """Accumulators from what C holds, a place for each of their rows."""
+        return b.load(at[0], typ=self.acc_type(), align=4)
+
+    def store_c(self, b: ir.IRBuilder, acc: ir.Value, at: Sequence[ir.Value]) -> None:
+        """The other way round."""
+        b.store(acc, at[0], align=4)
 
     def widened(self, b: ir.IRBuilder, x: ir.Value) -> ir.Value:
         """Bits of A <n x i..> as bits of `wide`."""
@@ -145,7 +156,6 @@ class Bf16Wide(Fma):
     wide = FP32
     k_group = 2
     phases = 2
-    b_registers = 2  # the pairs of a part stay from one phase to the next
 
     def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         pair = b.bitcast(self.load_part(b, at, I16), vector(I32, self.part))
@@ -171,7 +181,6 @@ class Fp16Wide(Fma):
     dtype = FP16
     wide = FP32
     k_group = 1
-    a_registers = 2
 
     def load_b(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         return self._as_floats(b, self.load_part(b, at, I16))
@@ -282,7 +291,6 @@ class Int8Madd(Isa):
     dtype = INT8
     wide = INT16
     k_group = 2
-    a_registers = 2  # the group and the products on their way into the accumulator
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         return self.broadcast(b, at, I32, I16)
@@ -311,7 +319,6 @@ class Int8Plain(Isa):
     dtype = INT8
     wide = INT32
     k_group = 1
-    a_registers = 2
 
     def load_a(self, b: ir.IRBuilder, at: ir.Value, phase: int = 0) -> ir.Value:
         return self.broadcast(b, at, I32, I32)
@@ -327,17 +334,16 @@ class Int8Plain(Isa):
 
 
 def interleave(b: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
-    """Vectors r0, r1, ... of equal length as one: r0[0] r1[0] ... r0[1] r1[1] ...; 1, 2 or 4 of
+    """Vectors r0, r1, ... of equal length as one: r0[0] r1[0] ... r0[1] r1[1] ...; 1, 2, 4 or 8 of
     them.
     """
     if len(rows) == 1:
         return rows[0]
-    if len(rows) == 2:
-        n = rows[0].type.count
-        return shuffle(b, rows[0], rows[1], [lane for i in range(n) for lane in (i, n + i)])
-    pairs = [interleave(b, rows[:2]), interleave(b, rows[2:])]
-    element = rows[0].type.element
-    twice = ir.IntType(2 * element.width)
     n = rows[0].type.count
-    wide = interleave(b, [b.bitcast(pair, vector(twice, n)) for pair in pairs])
-    return b.bitcast(wide, vector(element, 4 * n))
+    if len(rows) == 2:
+        return shuffle(b, rows[0], rows[1], [lane for i in range(n) for lane in (i, n + i)])
+    half = len(rows) // 2
+    element = rows[0].type.element
+    unit = vector(ir.IntType(half * element.width), n)
+    wide = interleave(b, [b.bitcast(interleave(b, p), unit) for p in (rows[:half], rows[half:])])
+    return b.bitcast(wide, vector(element, len(rows) * n))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from tilewright.blocking import KC
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
 from tilewright.codegen.llvm.places import Extent, Panel, Place, value_of
 from tilewright.codegen.llvm.rows import RowEmitter
@@ -23,10 +24,6 @@ from tilewright.codegen.llvm.types import (
 from tilewright.ir.nodes import Op, Operand
 from tilewright.ir.typed import tile_type_of
 from tilewright.ir.types import PanelType, TileType
-
-# Elements of K that all register tiles take before the next ones: a column block's piece of them is an
-# eighth of a second-level cache or less.
-KC = 1024
 
 # Rows from which on a product asks for the next panel block while it works on one. Zen 3, two threads: 2
 # rows 1.26 ms without and 0.94 with, 4 rows 1.77 and 1.41, 128 rows 87.0 and 88.7 % of the peak; one row,

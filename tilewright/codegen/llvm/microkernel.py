@@ -23,7 +23,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tilewright.blocking import LANES, register_tile, way_of
 from tilewright.codegen.llvm import isa as ways
+from tilewright.codegen.llvm import isa_arm as arm
 from tilewright.codegen.llvm.isa import Isa
 from tilewright.codegen.llvm.types import (
     I8,
@@ -42,11 +44,28 @@ from tilewright.codegen.llvm.types import (
     vector,
     zero,
 )
-from tilewright.dtypes import BF16, FP16, FP32, INT8, DType
+from tilewright.dtypes import DType
 from tilewright.machine import Machine
 
+# The code of every way of multiplying that tilewright/blocking.py names.
+ISAS: dict[str, type[Isa]] = {
+    isa.name: isa
+    for isa in (
+        ways.Int8Vnni,
+        ways.Int8Madd,
+        ways.Int8Dot,
+        ways.Int8Plain,
+        ways.Bf16Dot,
+        ways.Bf16DotArm,
+        ways.Bf16Wide,
+        ways.Fp16Wide,
+        ways.Fma,
+        arm.Int8Matrix,
+        arm.Bf16Matrix,
+    )
+}
+
 LINE = 64  # bytes of a cache line
-LANES = 16  # columns of a panel vector, on every machine: panels and tests look the same everywhere
 
 # Groups of K in one turn of the loop. Against one, two gain 30 % in the 1 x 4 tile of decode and
 # nothing in large ones; four add 1 % at most and cost a third more compile time
@@ -190,50 +209,9 @@ def choose(dtype: DType, machine: Machine) -> Kernel:
     """The best family for `dtype` operands on this machine. Raises ValueError for a dtype without
     products.
     """
-    way = _choose_isa(dtype, machine)
-    mr, nr = _tile(way, machine.vector_registers)
-    return Kernel(way, mr, nr)
-
-
-def _choose_isa(dtype: DType, machine: Machine) -> Isa:
-    part = machine.vector_bits // 32
-    fused = machine.is_aarch64 or machine.has("fma") or part == 16
-    if dtype == INT8:
-        if machine.is_x86:
-            vnni = machine.has("avx512vnni") if part == 16 else part == 8 and machine.has("avxvnni")
-            return ways.Int8Vnni(part) if vnni else ways.Int8Madd(part)
-        if machine.is_aarch64 and machine.has("dotprod"):
-            return ways.Int8Dot(part)
-        return ways.Int8Plain(part)
-    if dtype == BF16:
-        if part == 16 and machine.has("avx512bf16"):
-            return ways.Bf16Dot(part)
-        if machine.is_aarch64 and machine.has("bf16"):
-            return ways.Bf16DotArm(part)
-        return ways.Bf16Wide(part, fused)
-    if dtype == FP16:
-        convert = machine.is_aarch64 or machine.has("f16c") or part == 16
-        return ways.Fp16Wide(part, fused, convert)
-    if dtype == FP32:
-        return ways.Fma(part, fused)
-    raise ValueError(f"no matrix product of {dtype}; there are those of BF16, FP16, FP32 and INT8")
-
-
-def _tile(way: Isa, registers: int) -> tuple[int, int]:
-    """The largest MR x NR without spills: accumulators, one row of panel parts, one group of A; one
-    spare.
-
-    On 32 wide registers 6 x 4 (24 + 4 + 1) reaches the peak, 7 x 4 spills and halves the speed.
-    Where a vector of 16 columns takes several registers, NR is 1. MR stays at 6 or below: past that
-    a tile gains nothing and remainders get longer.
-    """
-    parts = LANES // way.part
-    for nr in (4, 2, 1):
-        spare = registers - 1 - nr * parts * way.b_registers - way.a_registers
-        mr = min(6, spare // (nr * parts))
-        if mr >= 6 or (nr == 1 and mr >= 1):
-            return mr, nr
-    return 1, 1
+    way = way_of(dtype, machine)
+    mr, nr = register_tile(way, machine)
+    return Kernel(ISAS[way.name](way.part, *way.options), mr, nr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +232,14 @@ class _Tile:
         return f"mk_{self.kernel.name}_{self.m}x{self.nr}{beside}{ends}"
 
     @property
+    def strips(self) -> list[range]:
+        """Rows that share their accumulators: one, or two under a matrix instruction."""
+        tall = self.kernel.isa.tall
+        return [range(i, min(i + tall, self.m)) for i in range(0, self.m, tall)]
+
+    @property
     def parts(self) -> int:
-        """Registers of one row of one block."""
+        """Registers of one strip of one block."""
         return self.nr * LANES // self.kernel.isa.part
 
     @property
@@ -276,19 +260,20 @@ class _Tile:
         wanted = [offset(b, ahead, beside) for beside in apart]
         row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(self.m)]
         row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(self.m)]
-        columns = self.side * self.parts
-        places = [offset(b, row, v * way.part * 4) for row in row_c for v in range(columns)]
-
-        sums = []
-        for i, place in enumerate(places):
+        columns = range(self.side * self.parts)
+        places, sums = [], []
+        for strip in self.strips:
             first = zero(way.acc_type())
             if kernel.needs_init:
-                at = offset(b, init, 4 * (i // columns))
-                first = splat(b, b.load(at, typ=I32, align=4), way.part)
-            if self.acc:
-                held = b.load(place, typ=way.acc_type(), align=4)
-                first = b.add(held, first) if kernel.needs_init else held
-            sums.append(first)
+                first = splat(b, b.load(offset(b, init, 4 * strip[0]), typ=I32, align=4), way.part)
+            for v in columns:
+                place = [offset(b, row_c[i], v * way.part * 4) for i in strip]
+                value = first
+                if self.acc:
+                    held = way.load_c(b, place)
+                    value = b.add(held, first) if kernel.needs_init else held
+                places.append(place)
+                sums.append(value)
 
         turns = b.and_(k_groups, const(I64, -UNROLL))
         for begin, end, step in ((0, turns, UNROLL), (turns, k_groups, 1)):
@@ -304,7 +289,7 @@ class _Tile:
             sums = loop.results
 
         for total, place in zip(sums, places, strict=True):
-            b.store(total, place, align=4)
+            way.store_c(b, total, place)
         b.ret_void()
         return fn
 
@@ -321,13 +306,23 @@ class _Tile:
         part_bytes = self.panel_step // self.parts
         here = [offset(b, block, u * self.panel_step) for block in blocks]
         parts = [offset(b, at, v * part_bytes) for at in here for v in range(self.parts)]
+        past = u * self.kernel.a_group_bytes
+        strips = [[offset(b, rows[i], past) for i in strip] for strip in self.strips]
+        if way.tall > 1:  # fewer registers hold the rows than the panel
+            held = [way.load_rows(b, strip) for strip in strips]
+            for v, part in enumerate(parts):
+                w = way.load_b(b, part)
+                for i, x in enumerate(held):
+                    at = i * len(parts) + v
+                    sums[at] = way.step(b, sums[at], x, w)
+            return
         for phase in range(way.phases):
-            w = [way.load_b(b, part, phase) for part in parts]
-            for i, row in enumerate(rows):
-                x = way.load_a(b, offset(b, row, u * self.kernel.a_group_bytes), phase)
-                for v in range(len(w)):
-                    at = i * len(w) + v
-                    sums[at] = way.step(b, sums[at], x, w[v])
+            panel = [way.load_b(b, part, phase) for part in parts]
+            for i, strip in enumerate(strips):
+                x = way.load_rows(b, strip, phase)
+                for v, w in enumerate(panel):
+                    at = i * len(parts) + v
+                    sums[at] = way.step(b, sums[at], x, w)
 
     def bring_closer(self, b: ir.IRBuilder, wanted: list[ir.Value], at_panel: ir.Value) -> None:
         """This turn's lines of what is wanted next."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from tilewright.blocking import LANES
 from tilewright.codegen.llvm.isa import interleave
 from tilewright.codegen.llvm.types import (
     I1,
@@ -42,8 +43,6 @@ from tilewright.codegen.llvm.types import (
 
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.microkernel import Kernel
-
-LANES = 16  # as in microkernel.py
 
 # Groups of K that are packed for all blocks before the next. INT8 [1024, 32768] on 2 threads: 2 ms
 # with 8 (32 rows, whose pages stay in the first-level TLB), 2.5 ms with 16. On one thread: 2.6 ms,

@@ -1,0 +1,233 @@
+"""How products are cut: the instruction of a machine, its register tile, and what a task takes at a time.
+
+    C[M, N] (+)= A[M, K] * B[K, N], with B packed
+
+    MR x NR   the register tile: rows of A, and vectors of 16 columns of the panel
+    KC        K that a register tile walks over before it leaves the registers
+    MC        rows that a column block of the panel is used for before the next block
+    NC        columns of the panel that a task takes
+
+Facts and choices, no code: passes cut programs by them, `codegen/llvm` makes the tiles, and
+`tilewright show KERNEL --blocking` prints them with their reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.dtypes import BF16, FP16, FP32, INT8, DType
+from tilewright.machine import KIB, MIB, Machine
+
+LANES = 16  # columns of a panel vector, on every machine: panels and tests look the same everywhere
+
+# Past this a tile gains nothing, and remainders get longer.
+MOST_ROWS = 6
+
+# Share of the second-level cache that the panel of one task may take; the rest is for rows, results
+# and the next panel.
+PANEL_SHARE = 0.5
+
+# Share of it that the left sides and the results of a chunk of rows may take.
+ROW_SHARE = 0.5
+
+# Elements of K that all register tiles take before the next ones: a column block's piece of them is an
+# eighth of a second-level cache or less.
+KC = 1024
+
+# Rows of a chunk at least, and chunks a core where the chunks are what threads share out, so that the
+# last ones end together.
+LEAST_ROWS = 4
+CHUNKS_A_CORE = 4
+
+# Bytes of the longest group of K that any instruction takes at once (`smmla`, `bfmmla`). A window of
+# a packed matrix starts on a multiple of them whatever machine it is for.
+MOST_GROUP_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a machine multiplies two dtypes; its code is the class of that name in codegen/llvm.
+
+    part, tall:  columns and rows of C in one register of accumulators.
+    b_registers, a_registers: live registers that a panel part and a group of A take, with their
+                 temporaries.
+    options:     further arguments of the class: `fused`, `convert`.
+    """
+
+    name: str
+    part: int
+    tall: int = 1
+    b_registers: int = 1
+    a_registers: int = 1
+    options: tuple[bool, ...] = ()
+
+    def registers(self, mr: int, nr: int) -> int:
+        """Registers that a tile keeps busy."""
+        rows, parts = -(-mr // self.tall), nr * LANES // self.part
+        if self.tall > 1:  # the tile holds its rows and takes the panel part by part
+            return rows * (parts + self.a_registers) + self.b_registers
+        return rows * parts + parts * self.b_registers + self.a_registers
+
+
+def way_of(dtype: DType, machine: Machine) -> Way:
+    """The best way to multiply `dtype` operands here. ValueError for a dtype without products."""
+    part = machine.vector_bits // 32
+    fused = machine.is_aarch64 or machine.has("fma") or part == 16
+    if dtype == INT8:
+        return _int8(machine, part)
+    if dtype == BF16:
+        if part == 16 and machine.has("avx512bf16"):
+            return Way("bf16_dot", part)
+        if machine.is_aarch64 and machine.has("bf16", "i8mm"):
+            return Way("bf16_bfmmla", 2, tall=2)
+        if machine.is_aarch64 and machine.has("bf16"):
+            return Way("bf16_bfdot", part)
+        # The pairs of a panel part stay until their other half is wanted. LLVM schedules NEON code so
+        # that many more vectors are on their way: 4 rows spill, which registers would allow.
+        rows = 1 if machine.is_x86 else 8
+        return Way("bf16_wide", part, b_registers=2, a_registers=rows, options=(fused,))
+    if dtype == FP16:
+        convert = machine.is_aarch64 or machine.has("f16c") or part == 16
+        return Way("fp16_wide", part, a_registers=2, options=(fused, convert))
+    if dtype == FP32:
+        return Way("f32_fma", part, options=(fused,))
+    raise ValueError(f"no matrix product of {dtype}; there are those of BF16, FP16, FP32 and INT8")
+
+
+def _int8(machine: Machine, part: int) -> Way:
+    if machine.is_x86:
+        vnni = machine.has("avx512vnni") if part == 16 else part == 8 and machine.has("avxvnni")
+        # without it: a group of A, and the products on their way into the accumulator
+        return Way("i8_vnni", part) if vnni else Way("i8_madd", part, a_registers=2)
+    if machine.is_aarch64 and machine.has("i8mm"):
+        return Way("i8_smmla", 2, tall=2)
+    if machine.is_aarch64 and machine.has("dotprod"):
+        return Way("i8_sdot", part)
+    return Way("i8_plain", part, a_registers=2)
+
+
+def register_tile(way: Way, machine: Machine) -> tuple[int, int]:
+    """(MR, NR): the largest tile that does not spill, one register to spare.
+
+    On 32 wide registers 6 x 4 (24 + 4 + 1) reaches the peak, 7 x 4 spills and halves the speed.
+    Where a vector of 16 columns takes several registers, NR is 1.
+    """
+    for nr in (4, 2, 1):
+        rows = [
+            mr
+            for mr in range(way.tall, MOST_ROWS + 1, way.tall)
+            if way.registers(mr, nr) < machine.vector_registers
+        ]
+        if rows and (rows[-1] == MOST_ROWS or nr == 1):
+            return rows[-1], nr
+    return way.tall, 1
+
+
+def row_tiles(rows: int, mr: int) -> int:
+    """How many tiles of at most `mr` rows: 128 rows in tiles of 6 are 22, of 5 or 6 rows each."""
+    return -(-rows // mr)
+
+
+def chunk_rows(rows: int, n: int, k: int, dtype: DType, machine: Machine, shared: bool) -> int:
+    """MC at most: rows that a panel of n columns streams by once for. `shared`: their thread has company."""
+    row_bytes = 4 * n + min(k, KC) * dtype.nbytes
+    most = max(LEAST_ROWS, int(ROW_SHARE * machine.l2) // row_bytes)
+    if shared:
+        return most
+    return max(LEAST_ROWS, min(most, -(-rows // (CHUNKS_A_CORE * machine.cores))))
+
+
+def panel_fits(k_bytes: int, columns: int, machine: Machine) -> bool:
+    """Whether the panel of so many columns leaves the second-level cache its share."""
+    return k_bytes * columns <= PANEL_SHARE * machine.l2
+
+
+# -- with reasons ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One number and why it is that one."""
+
+    name: str
+    value: int
+    why: str
+
+
+def choose_blocking(
+    m: int, n: int, k: int, dtype: DType, machine: Machine, rows: int | None = None
+) -> tuple[Choice, ...]:
+    """MR, NR, KC, MC and NC of a product of [m, k] by a panel [k, n], each with its reason.
+
+    rows: how many of A's rows there are in all, when a loop takes them `m` at a time.
+    """
+    way = way_of(dtype, machine)
+    mr, nr = register_tile(way, machine)
+    columns = min(n, nr * LANES)
+    deep = min(k, KC) if m > mr else k
+    block = deep * dtype.nbytes * columns
+    return (
+        Choice("MR", mr, _why_rows(way, mr, nr, machine)),
+        Choice("NR", nr, _why_vectors(way, nr)),
+        Choice(
+            "KC",
+            deep,
+            f"{'all of K: sums stay in registers' if deep == k else f'of {k}'}; a block of {columns}"
+            f" columns is {_size(block)}, {_where(block, machine)}",
+        ),
+        Choice("MC", m, _why_chunk(m, mr, rows, 4 * n + deep * dtype.nbytes)),
+        Choice("NC", n, _why_columns(n, k * dtype.nbytes, columns, machine)),
+    )
+
+
+def _why_rows(way: Way, mr: int, nr: int, machine: Machine) -> str:
+    have = machine.vector_registers
+    used = f"{way.name} {mr} x {nr}: {way.registers(mr, nr)} of {have} registers"
+    if way.registers(mr, nr) >= have:
+        return f"{used}, the least there is; it spills"
+    if mr == MOST_ROWS:
+        return f"{used}; more than {MOST_ROWS} rows gain nothing"
+    more = mr + way.tall
+    return f"{used}; {more} x {nr} would take {way.registers(more, nr)}, one is to spare"
+
+
+def _why_vectors(way: Way, nr: int) -> str:
+    parts = LANES // way.part
+    width = f"16 columns are {parts} register{'s' if parts > 1 else ''}"
+    wider = {4: "no panel is wider", 2: f"4 would leave no room for {MOST_ROWS} rows"}
+    return f"{width}; {wider.get(nr, f'2 would leave no room for {MOST_ROWS} rows')}"
+
+
+def _why_chunk(m: int, mr: int, rows: int | None, row_bytes: int) -> str:
+    held = f"{_size(m * row_bytes)} of left side and results"
+    if rows is None or rows == m:
+        return f"all rows, in {row_tiles(m, mr)} register tiles; {held}"
+    chunks = row_tiles(rows, m)
+    low = rows // chunks
+    cut = f"{low}" if low * chunks == rows else f"{low} or {low + 1}"
+    return f"{rows} rows in {chunks} chunks of {cut}, for each the panel streams by once; {held}"
+
+
+def _why_columns(n: int, k_bytes: int, columns: int, machine: Machine) -> str:
+    nbytes, blocks = n * k_bytes, -(-n // columns)
+    panel = f"{blocks} block{'s' if blocks > 1 else ''}, {_size(nbytes)}"
+    if panel_fits(k_bytes, n, machine):
+        return f"{panel}: within {PANEL_SHARE:.0%} of L2 ({_size(machine.l2)})"
+    if nbytes < machine.l2:
+        return f"{panel}: most of L2 ({_size(machine.l2)}), which rows and results want too"
+    return (
+        f"{panel}: no less than L2 ({_size(machine.l2)}), so every row tile reads from L3 or memory"
+    )
+
+
+def _where(nbytes: int, machine: Machine) -> str:
+    for name, room in (("L1", machine.l1d), ("L2", machine.l2), ("L3", machine.l3)):
+        if nbytes <= room:
+            return f"held by {name} ({_size(room)})"
+    return "more than any cache holds"
+
+
+def _size(nbytes: int) -> str:
+    if nbytes >= MIB and nbytes % MIB == 0:
+        return f"{nbytes // MIB} MiB"
+    return f"{nbytes / KIB:.0f} KiB" if nbytes >= KIB else f"{nbytes} B"
