@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tilewright.bench.measure import CALLS_A_ROUND, Clock
 
 GROWTH = 4  # rows of one trial over those of the trial before
+HOPELESS = 4  # times too long: no further trial will change that
 
 
 def foretell(
@@ -21,20 +22,30 @@ def foretell(
     limit: float,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """About how many seconds `products(rows)` takes, at most.
+    """About how many seconds `products(rows)` takes.
 
-    Few rows are tried first, and more as long as the estimate is above `limit` and the next trial is
-    not: time in proportion to rows is an upper bound, as weights are read once for all of them.
+    One row is tried first; in proportion to rows that is an upper bound, as weights are read once for
+    all of them. Where it is above `limit`, a few more rows show what a row adds.
     """
-    some = 1
-    while True:
+
+    def trial(some: int) -> float:
         start = clock()
         products(some)
-        took = clock() - start
-        estimate = took * rows / some
-        if some == rows or estimate <= limit or GROWTH * took > limit:
-            return estimate
-        some = min(GROWTH * some, rows)
+        return clock() - start
+
+    some, took = 1, trial(1)
+    if took < limit:
+        took = min(took, trial(1))  # the first one may have prepared something
+    estimate = took * rows
+    while estimate > limit and some < rows and took <= limit:
+        more = min(GROWTH * some, rows)
+        longer = trial(more)
+        each = max(0.0, longer - took) / (more - some)
+        some, took = more, longer
+        estimate = took + each * (rows - some)
+        if estimate > HOPELESS * limit:
+            break
+    return estimate
 
 
 @dataclass(frozen=True)

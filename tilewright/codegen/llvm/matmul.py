@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from tilewright.blocking import KC
+from tilewright import blocking
 from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
 from tilewright.codegen.llvm.places import Extent, Panel, Place, value_of
 from tilewright.codegen.llvm.rows import RowEmitter
@@ -115,7 +115,7 @@ def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
 class Product:
     """One product into `c`, a tile of the arena, whose rows hold whole panel blocks.
 
-    Many rows are cut into register tiles, and K into pieces of KC: every register tile takes a column
+    Many rows are cut into register tiles, and K into pieces of `blocking.KC`: every register tile takes a column
     block's piece before the next block is touched, so that a panel streams through the caches once
     while A's rows and C stay in the second level.
     """
@@ -139,7 +139,7 @@ class Product:
         b, kernel, k = self.b, self.kernel, self.panel.k
         self.rows, self.sizes = rows, sizes
         self.tiles = -(-max(sizes) // kernel.mr)  # register tiles at most
-        piece = min(k, KC) if self.tiles > 1 else k
+        piece = min(k, blocking.KC) if self.tiles > 1 else k
         self.init = self.owner.reserve(4 * max(sizes)) if kernel.needs_init else zero(PTR)
         if kernel.widens:
             groups = kernel.k_group * kernel.k_groups(piece)

@@ -1,0 +1,6 @@
+"""Rows from which on a product asks for the next panel block; a large number fetches nothing."""
+
+from harness import Constant, main
+
+if __name__ == "__main__":
+    main(Constant("tilewright.codegen.llvm.matmul", "FETCHING_ROWS"), (1, 2, 3, 5, 1 << 20))
