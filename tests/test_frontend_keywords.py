@@ -20,8 +20,8 @@ def products(x: pl.Tensor[[ROWS, COLS], F32], y: pl.Out[pl.Tensor[[ROWS, COLS], 
     with pl.at(pl.Level.CORE_GROUP, name_hint="products"):
         squares = pl.matmul(lhs=x, rhs=x, b_trans=True)
         start = pl.row_expand_mul(lhs=x, rhs=pl.full(shape=[ROWS, 1], dtype=F32, value=2.0))
-        y = pl.assemble(target=y, source=pl.matmul_acc(start, lhs=squares, rhs=x), offset=[0, 0])
-    return y
+        product = pl.matmul_acc(start, lhs=squares, rhs=x)
+        pl.assemble(target=y, source=product, offset=[0, 0])
 
 
 @pl.jit
