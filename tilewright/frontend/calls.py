@@ -17,6 +17,7 @@ from tilewright.errors import (
 )
 from tilewright.frontend.complaints import Complains
 from tilewright.frontend.families import HANDLERS
+from tilewright.frontend.keywords import in_our_names
 from tilewright.frontend.operands import Call
 from tilewright.frontend.tracer import Tracer, from_python
 from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, describe
@@ -223,7 +224,8 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
             t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
         named[keyword.arg] = keyword.value
     try:
-        return word.signature.bind(*positional, **named).arguments
+        ours = in_our_names(word.signature, len(positional), named)
+        return word.signature.bind(*positional, **ours).arguments
     except TypeError as reason:
         t.fail(
             InvalidOperationError,

@@ -150,10 +150,10 @@ def spmd(
 
 @operator()
 def at(
-    *,
     level,
-    name_hint=None,
     role=None,
+    *,
+    name_hint=None,
     optimizations=(),
     optimization=None,
     split=None,
