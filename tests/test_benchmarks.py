@@ -56,7 +56,7 @@ def test_a_constant_is_set_for_a_moment_only(harness, monkeypatch):
     monkeypatch.setenv("TILEWRIGHT_CACHE", "1")
     unroll = harness.Constant("tilewright.codegen.llvm.microkernel", "UNROLL")
     chosen = unroll.chosen
-    with pytest.raises(ZeroDivisionError), unroll.set(8):
+    with pytest.raises(ZeroDivisionError), unroll.set(8):  # noqa: PT012
         assert microkernel.UNROLL == 8
         assert os.environ["TILEWRIGHT_CACHE"] == "0"  # a key does not name the constant
         raise ZeroDivisionError
