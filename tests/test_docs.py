@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["generate"] = importlib.util.module_from_spec(spec)  # for its dataclasses
     spec.loader.exec_module(module)
     return module
 
@@ -29,6 +30,16 @@ def generator() -> ModuleType:
 def test_a_generated_page_is_up_to_date(name: str):
     page = dict(generator().pages())[name]
     assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
+
+
+def test_every_operator_has_a_test_that_runs_it_both_ways():
+    made = generator()
+    untested = [
+        word.spellings[0]
+        for word in made.operator_words()
+        if not any(test.startswith(made.DIFFERENTIAL) for test in word.tests)
+    ]
+    assert not untested, "add a kernel to tests/operators/ that calls each of them"
 
 
 @pytest.mark.parametrize("name", WRITTEN)
