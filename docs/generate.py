@@ -26,7 +26,7 @@ from tilewright.passes import pipeline, prepare
 
 DOCS = Path(__file__).parent
 TESTS = DOCS.parent / "tests"
-DIFFERENTIAL = "operators/"  # kernels there run on both back ends and are compared with Torch
+DIFFERENTIAL = ("operators/", "test_scheduling", "test_control_flow")  # tests of both back ends
 GENERATED = "<!-- written by docs/generate.py; change the docstrings, then run it again -->\n"
 MACHINE = avx512("avx512vnni", "avx512bf16")  # the page is the same wherever it is made
 
@@ -172,7 +172,7 @@ def operators_page() -> str:
         "# Operators",
         GENERATED,
         "First the operators that a kernel may call, by family: how they are called, what they mean, and "
-        f"the tests whose kernels call them (up to three). Kernels in `tests/{DIFFERENTIAL}` run on both back "
+        f"the tests whose kernels call them (up to three). Kernels in `tests/{DIFFERENTIAL[0]}` run on both back "
         "ends, whose bits are compared with each other and with Torch or numbers made by hand. Then the "
         "other words of the language, and the operators of the IR that all of them become. What they mean "
         "to the last bit stands in the interpreter.",
