@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import tilewright.language as pl
 from tilewright.dtypes import BF16, INT32
+from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.trace import ScalarArgument, TensorArgument, trace
 from tilewright.ir.nodes import Function
 from tilewright.ir.ops import TABLE
 from tilewright.ir.printer import to_text
-from tilewright.language.operator import operator_of
+from tilewright.language.operator import Operator, operator_of
 from tilewright.machine import avx512
 from tilewright.passes import pipeline, prepare
 
 DOCS = Path(__file__).parent
+TESTS = DOCS.parent / "tests"
+DIFFERENTIAL = "operators/"  # kernels there run on both back ends and are compared with Torch
 GENERATED = "<!-- written by docs/generate.py; change the docstrings, then run it again -->\n"
 MACHINE = avx512("avx512vnni", "avx512bf16")  # the page is the same wherever it is made
 
@@ -136,15 +142,46 @@ def difference(before: Function, after: Function) -> str:
 # Operators
 
 
+class Word(NamedTuple):
+    """An operator of the language: every spelling, what a call is bound to, and who tests it."""
+
+    operator: Operator
+    spellings: list[str]
+    tests: list[str]
+
+    @property
+    def family(self) -> str:
+        return self.operator.function.__module__.removeprefix("tilewright.language.")
+
+    @property
+    def row(self) -> str:
+        """Its line of the table."""
+        takes = str(self.operator.signature).replace("'", "")
+        first, *others = self.spellings
+        called = f"`{first}{takes}`"
+        if others:
+            called += "<br>also " + " ".join(f"`{other}`" for other in others)
+        meaning = one_line(inspect.getdoc(self.operator.function))
+        cells = (called, meaning, "<br>".join(self.tests) or "**untested**")
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def operators_page() -> str:
     out = [
         "# Operators",
         GENERATED,
-        "First the words that a kernel may say, by family, then the operators of the IR that they become. "
-        "What they mean to the last bit stands in the interpreter.",
-        "## Words of the language",
+        "First the operators that a kernel may call, by family: how they are called, what they mean, and "
+        f"the tests whose kernels call them (up to three). Kernels in `tests/{DIFFERENTIAL}` run on both back "
+        "ends, whose bits are compared with each other and with Torch or numbers made by hand. Then the "
+        "other words of the language, and the operators of the IR that all of them become. What they mean "
+        "to the last bit stands in the interpreter.",
+        "## Operators of the language",
     ]
-    for module, words in by_module(language_words()).items():
+    table = "| operator | meaning | tests |\n|---|---|---|\n"
+    for family, rows in by_module((word.family, word.row) for word in operator_words()).items():
+        out += [f"### {family}", table + "\n".join(rows)]
+    out.append("## Other words")
+    for module, words in by_module(other_words()).items():
         out += [f"### {module}", "\n".join(words)]
     out += [
         "## Operators of the IR",
@@ -155,18 +192,56 @@ def operators_page() -> str:
     return "\n\n".join(out) + "\n"
 
 
-def language_words() -> Iterator[tuple[str, str]]:
-    """(family, line) for every word of `pl`, and of `pl.tensor` and `pl.tile`."""
+def namespaces() -> dict[str, ModuleType]:
+    """Where an author finds words: `pl.` and the modules inside it."""
+    inside = {f"pl.{name}": getattr(pl, name) for name in pl.__all__}
+    return {"pl": pl, **{name: x for name, x in inside.items() if isinstance(x, ModuleType)}}
+
+
+def operator_words() -> list[Word]:
+    """Every operator with all its spellings, in the order of their first ones."""
+    spelled: dict[Operator, list[str]] = {}
+    for prefix, module in namespaces().items():
+        for name in module.__all__:
+            operator = operator_of(getattr(module, name))
+            if operator is not None and operator.name in HANDLERS:
+                spelled.setdefault(operator, []).append(f"{prefix}.{name}")
+    calls = tested_calls()
+    words = []
+    for operator, spellings in spelled.items():
+        count: Counter[str] = Counter()
+        for spelling in spellings:
+            count.update(calls.get(spelling, {}))
+        best = sorted(
+            count, key=lambda file: (not file.startswith(DIFFERENTIAL), -count[file], file)
+        )
+        own = [s for s in spellings if s.rpartition(".")[2] == operator.name.rpartition(".")[2]]
+        words.append(Word(operator, own + [s for s in spellings if s not in own], best[:3]))
+    return sorted(words, key=lambda word: word.operator.name)
+
+
+def tested_calls() -> dict[str, Counter[str]]:
+    """spelling -> how often each test file calls it."""
+    found: dict[str, Counter[str]] = {}
+    for file in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                spelling = ast.unparse(node.func)
+                if spelling.startswith("pl."):
+                    name = str(file.relative_to(TESTS)).removesuffix(".py")
+                    found.setdefault(spelling, Counter())[name] += 1
+    return found
+
+
+def other_words() -> Iterator[tuple[str, str]]:
+    """(family, line) for what is no operator: types, loops, scopes, hints."""
     for name in pl.__all__:
         thing = getattr(pl, name)
-        if isinstance(thing, ModuleType):
-            for word in vars(thing).values():
-                operator = operator_of(word)
-                if operator is not None and operator.name.startswith(f"{name}."):
-                    yield f"pl.{name}", entry(f"pl.{operator.name}", operator.function)
-        elif inspect.isfunction(thing) or inspect.isclass(thing):
+        if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+            continue
+        operator = operator_of(thing)
+        if operator is None or operator.name not in HANDLERS:
             family = thing.__module__.removeprefix("tilewright.language.")
-            operator = operator_of(thing)
             yield family, entry(f"pl.{name}", thing if operator is None else operator.function)
 
 
@@ -188,7 +263,7 @@ def ir_operators() -> Iterator[tuple[str, str]]:
         yield family, f"- {names} `{takes}`, {row.effect}: {one_line(row.doc)}"
 
 
-def by_module(entries: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def by_module(entries: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for module, line in entries:
         found.setdefault(module, []).append(line)

@@ -31,6 +31,16 @@ def test_a_generated_page_is_up_to_date(name: str):
     assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
 
 
+def test_every_operator_has_a_test_that_runs_it_both_ways():
+    made = generator()
+    untested = [
+        word.spellings[0]
+        for word in made.operator_words()
+        if not any(test.startswith(made.DIFFERENTIAL) for test in word.tests)
+    ]
+    assert not untested, "add a kernel to tests/operators/ that calls each of them"
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_file_that_a_page_names_exists(name: str):
     text = (DOCS / name).read_text(encoding="utf-8")

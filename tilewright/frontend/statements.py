@@ -361,6 +361,9 @@ def _check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
             ParserTypeError,
             f"{node.target.id} is annotated {list(shape)}, found {describe(value)}",
             node,
+            help="packed predicates are pl.Tile[[M, 32], pl.UINT8] for up to 256 columns"
+            if isinstance(value, Block) and value.predicate
+            else None,
         )
     if annotation.dtype is not None and annotation.dtype != value.dtype:
         t.fail(

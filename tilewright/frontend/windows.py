@@ -96,7 +96,7 @@ def _with_room(t: Tracer, base: Block, shape: Extents, offsets: Operands) -> Blo
     """The block in a larger one, so that a window which overhangs it is inside; valid where it was."""
 
     def room(n: int, w: int, o: Operand) -> int:
-        return max(n, o.value + w) if isinstance(o, Const) else n + w
+        return max(n, int(o.value) + w) if isinstance(o, Const) else n + w
 
     larger = tuple(map(room, base.shape, shape, offsets))
     if larger == base.shape:

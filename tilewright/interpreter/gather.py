@@ -47,7 +47,8 @@ def scatter(call: Call, a: Array, index: Array, source: Array) -> Array:
     for at in torch.cartesian_prod(*map(torch.arange, index.shape)).view(-1, index.dim()).tolist():
         where = int(index[tuple(at)])
         if 0 <= where < a.shape[axis]:
-            out[(*at[:axis], where, *at[axis + 1 :])] = source[tuple(at)]
+            place = (*at[:axis], where, *at[axis + 1 :])
+            out[place] = source[tuple(at)]
     return out
 
 

@@ -44,7 +44,8 @@ def _spelled_out(op: Op, intervals: Intervals, builder: Builder) -> Op | Replace
     ]
     if not any(below) and not any(above):
         return Op("load", op.operands, op.results, attrs, (), op.span)
-    starts, counts, skips = list(offsets), list(valid), [index(0)] * rank
+    starts, counts = list(offsets), list(valid)
+    skips: list[Operand] = [index(0)] * rank
     with builder.block() as ops:
         for axis, extent in enumerate(extents):
             if below[axis] or above[axis]:

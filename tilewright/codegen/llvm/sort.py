@@ -150,8 +150,8 @@ def _merge_groups(
         merger.merge(runs, [run] * 4, offset(b, target.address, start))
     done = groups * 4 * run
     if done < pairs:
-        places = (offset(b, place.address, done * PAIR_BYTES) for place in (target, source))
-        _copy(b, *places, const(I64, (pairs - done) * PAIR_BYTES))
+        into, left = (offset(b, place.address, done * PAIR_BYTES) for place in (target, source))
+        _copy(b, into, left, const(I64, (pairs - done) * PAIR_BYTES))
 
 
 class _Merger:

@@ -8,6 +8,7 @@ from tilewright.frontend.operands import Call, block, constant, handles
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Block, Named, describe, with_valid
 from tilewright.ir.nodes import Const
+from tilewright.ir.typed import shape_of
 
 
 @handles("sort32")
@@ -18,7 +19,8 @@ def sort32(t: Tracer, call: Call) -> Named:
     if values.valid is None and index.valid is None:
         return Block(pairs)
     both = zip(values.extents[:-1], index.extents[:-1], strict=False)
-    return with_valid(pairs, [*(t.min(a, b) for a, b in both), Const(pairs.type.shape[-1], INDEX)])
+    columns = Const(shape_of(pairs)[-1], INDEX)
+    return with_valid(pairs, [*(t.min(a, b) for a, b in both), columns])
 
 
 def _whole_rows(t: Tracer, call: Call, parameter: str) -> Block:
@@ -47,6 +49,7 @@ def mrgsort(t: Tracer, call: Call) -> Named:
             f"mrgsort takes one row and block_len=, or two to four lists, got {len(lists)}"
             f" {'with' if by_length else 'without'} block_len",
             call.node,
+            help="pl.mrgsort(pairs, block_len=64) after pl.sort32, then 256, 1024, …",
         )
     length = t.extent(call["block_len"], call.at("block_len"), "block_len") if by_length else None
     return Block(t.emit("mrgsort", [x.value for x in lists], block_len=length))
