@@ -30,7 +30,7 @@ from tilewright.dtypes import (
     UINT32,
     UINT64,
 )
-from tilewright.language import tensor, tile
+from tilewright.language import prefetch, tensor, tile
 from tilewright.language.cast import cast
 from tilewright.language.elementwise import (
     abs,
@@ -177,11 +177,11 @@ __all__ = [
     "full", "gather", "gather_row", "gemv", "gemv_acc", "gemv_bias", "incore", "jit", "load", "log",
     "lrelu", "manual_scope", "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "maxs", "min",
     "minimum", "mins", "move", "mrgsort", "mscatter", "mul", "muls", "neg", "no_dep", "not_", "or_",
-    "ors", "parallel", "part_add", "part_max", "part_min", "part_mul", "pipeline", "prelu", "range",
-    "read", "recip", "relu", "rem", "rems", "reshape", "row_expand", "row_expand_add",
-    "row_expand_div", "row_expand_expdif", "row_expand_mul", "row_expand_sub", "row_max", "row_min",
-    "row_sum", "rsqrt", "scatter", "scatter_update", "scope", "sel", "set_validshape", "shl",
-    "shls", "shr", "shrs", "sin", "slice", "sort32", "split", "spmd", "sqrt", "static_assert",
-    "static_print", "store", "sub", "subc", "subs", "tensor", "tile", "transpose", "unroll",
-    "write", "xor", "xors", "yield_",
+    "ors", "parallel", "part_add", "part_max", "part_min", "part_mul", "pipeline", "prefetch",
+    "prelu", "range", "read", "recip", "relu", "rem", "rems", "reshape", "row_expand",
+    "row_expand_add", "row_expand_div", "row_expand_expdif", "row_expand_mul", "row_expand_sub",
+    "row_max", "row_min", "row_sum", "rsqrt", "scatter", "scatter_update", "scope", "sel",
+    "set_validshape", "shl", "shls", "shr", "shrs", "sin", "slice", "sort32", "split", "spmd",
+    "sqrt", "static_assert", "static_print", "store", "sub", "subc", "subs", "tensor", "tile",
+    "transpose", "unroll", "write", "xor", "xors", "yield_",
 ]  # fmt: skip
