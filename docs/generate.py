@@ -9,9 +9,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import tilewright.language as pl
 from tilewright.dtypes import BF16, INT32
@@ -142,8 +142,7 @@ def difference(before: Function, after: Function) -> str:
 # Operators
 
 
-@dataclass
-class Word:
+class Word(NamedTuple):
     """An operator of the language: every spelling, what a call is bound to, and who tests it."""
 
     operator: Operator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,7 @@ def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules["generate"] = importlib.util.module_from_spec(spec)  # for its dataclasses
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -301,3 +301,19 @@ def test_shapes_turn_join_and_shrink():
     assert torch.equal(y, wanted)
     assert torch.equal(z, x.T + 1)
     assert torch.equal(w, torch.cat([x.T, x.T], 1))
+
+
+@pl.jit
+def prefetched(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    ctx = pl.prefetch.make_context()
+    group = pl.prefetch.session(ctx)
+    event = pl.prefetch.async_prefetch(x, ctx)
+    if pl.prefetch.wait(event, group):
+        with pl.at(level=CORE):
+            y[:, :] = pl.add(x, 1.0)
+
+
+def test_prefetching_is_a_hint():
+    x = torch.randn(4, 16)
+    _, y = agree(prefetched, x, torch.zeros(4, 16))
+    assert torch.equal(y, x + 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from both_ways import agree
@@ -17,9 +15,8 @@ BACKENDS = ("interpreter", "native")
 
 
 @pytest.fixture
-def zeros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWRIGHT_BOUNDS", "zeros")
-    return None
 
 
 def window(x: torch.Tensor, start: tuple[int, int], shape: tuple[int, int]) -> torch.Tensor:

@@ -98,11 +98,14 @@ def check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
         t.fail(ParserTypeError, f"{name}: the annotation cannot be evaluated: {reason}", node)
     problem = mismatch(annotation, value)
     if problem:
+        packed = isinstance(value, Block) and value.predicate
         t.fail(
             ParserTypeError,
             f"{name} is annotated {problem}, found {describe(value)}",
             node,
-            help="an annotation is checked and converts nothing: correct it, or leave it out",
+            help="packed predicates are pl.Tile[[M, 32], pl.UINT8] for up to 256 columns"
+            if packed
+            else "an annotation is checked and converts nothing: correct it, or leave it out",
             notes=t.notes(node.value) if node.value is not None else (),
         )
 

@@ -36,10 +36,10 @@ def gather(t: Tracer, call: Call) -> Named:
 def _by_index(t: Tracer, call: Call) -> tuple[Block, Block, int]:
     """The operands of the forms with dim= and index=."""
     if not call.given("index") or not call.given("dim"):
-        others = " or kvalue=" if call.name == "gather" else ""
+        others = ", or kvalue=" if call.name == "gather" else ""
         t.fail(
             InvalidOperationError,
-            f"{call.name} needs dim= and index=, mask_pattern={others}",
+            f"{call.name} needs dim= and index=, or mask_pattern={others}",
             call.node,
             help=f"pl.{call.name}(x, dim=-1, index=…) or pl.{call.name}(x, mask_pattern=…)",
         )

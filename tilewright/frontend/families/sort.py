@@ -49,6 +49,7 @@ def mrgsort(t: Tracer, call: Call) -> Named:
             f"mrgsort takes one row and block_len=, or two to four lists, got {len(lists)}"
             f" {'with' if by_length else 'without'} block_len",
             call.node,
+            help="pl.mrgsort(pairs, block_len=64) after pl.sort32, then 256, 1024, …",
         )
     length = t.extent(call["block_len"], call.at("block_len"), "block_len") if by_length else None
     return Block(t.emit("mrgsort", [x.value for x in lists], block_len=length))

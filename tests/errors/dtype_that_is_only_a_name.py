@@ -1,0 +1,12 @@
+"""Some dtypes have a name and nothing else."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    with pl.at(level=pl.Level.CORE_GROUP):
+        y[:, :] = pl.cast(pl.cast(x, pl.HF8), pl.FP32)

@@ -1,0 +1,12 @@
+"""lrelu takes a scalar, prelu a block."""
+
+import tilewright.language as pl
+
+
+@pl.jit
+def kernel(
+    x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
+    y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
+):  # fmt: skip
+    with pl.at(level=pl.Level.CORE_GROUP):
+        y[:, :] = pl.prelu(x, 0.5)
