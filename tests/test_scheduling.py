@@ -415,3 +415,31 @@ def test_a_barrier_is_for_the_lanes_of_all_blocks():
     x = ramp(4, 16)
     _, _, y = agree(lanes_at_a_barrier, x, torch.zeros(4, 16), torch.zeros(4, 16), threads=(1, 2))
     assert torch.equal(y, 2 * (x + x.flip(0)))
+
+
+# Levels and roles
+
+
+@pl.jit
+def work_for_others(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(pl.Level.HOST, pl.Role.Orchestrator):
+        for r in pl.range(4):
+            with pl.at(level=CORE, role=pl.Role.SubWorker):
+                y[r : r + 1, :] = pl.add(x[r : r + 1, :], 1.0)
+
+
+def test_who_does_the_work_changes_no_value():
+    x = ramp(4, 16)
+    _, y = agree(work_for_others, x, torch.zeros(4, 16))
+    assert torch.equal(y, x + 1)
+
+
+@pl.jit
+def role_that_is_none(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE, role="boss"):
+        y[:, :] = pl.add(x, 1.0)
+
+
+def test_a_role_is_one_of_the_language():
+    with pytest.raises(KernelError, match="role takes a"):
+        role_that_is_none(ramp(4, 16), torch.zeros(4, 16))

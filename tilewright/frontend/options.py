@@ -19,7 +19,7 @@ from tilewright.frontend.values import (
     Token,
     describe,
 )
-from tilewright.language.loops import Hint, ScopeMode, SplitMode
+from tilewright.language.loops import Hint, Role, ScopeMode, SplitMode
 
 
 def name_hint(t: Tracer, call: Call) -> str | None:
@@ -79,6 +79,7 @@ OPTIONS: dict[str, Option] = {
     "optimization": HINT,
     "split": Option(_constant(Hint, SplitMode), "a pl.SplitMode"),
     "mode": Option(_constant(str, ScopeMode), "a pl.ScopeMode"),
+    "role": Option(_constant(Role), "a pl.Role"),
     "deps": Option(is_task, "task ids", TASK_HELP),
     "no_dep_args": Option(lambda x: isinstance(x, (Tensor, Block)), "tensors"),
     "allow_early_resolve": FLAG,

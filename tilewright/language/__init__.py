@@ -101,6 +101,7 @@ from tilewright.language.gather import gather, mscatter, scatter, scatter_update
 from tilewright.language.kernel import Kernel, inline, jit
 from tilewright.language.loops import (
     Level,
+    Role,
     ScopeMode,
     SplitMode,
     aic_gather,
@@ -210,6 +211,7 @@ __all__ = [
     "Out",
     "PadValue",
     "Program",
+    "Role",
     "Scalar",
     "ScopeMode",
     "SplitMode",

@@ -20,6 +20,14 @@ class Level(Enum):
     GLOBAL = "GLOBAL"
 
 
+class Role(Enum):
+    """Who runs a level: the one that hands out the work, or one that does it; only annotates."""
+
+    Orchestrator = "Orchestrator"
+    Worker = "Worker"
+    SubWorker = "SubWorker"
+
+
 class ScopeMode(Enum):
     """Who orders the tasks of a scope; no effect on values."""
 
