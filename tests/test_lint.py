@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from test_frontend_errors import PROGRAMS, kernel_in, mistake_in
+from test_frontend_errors import PROGRAMS, mistake_in
 
 from tilewright.frontend.lint import Lint, lint
 
