@@ -83,6 +83,8 @@ def test_a_scalar_out_of_range_is_a_value_error(dtype, value):
 def test_a_scalar_of_a_dtype_that_kernels_do_not_take_is_a_value_error():
     with pytest.raises(ValueError, match="int8, int32, int64, uint8, bool"):
         ScalarSpec("n", torch.float64, 1.0)
+    with pytest.raises(ValueError, match="has dtype 'int32'; wanted one of torch's int8, int32"):
+        ScalarSpec("n", "int32", 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])

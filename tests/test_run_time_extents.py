@@ -7,6 +7,7 @@ import torch
 from both_ways import agree
 
 import tilewright.language as pl
+from tilewright.errors import KernelError
 
 CORE = pl.Level.CORE_GROUP
 T, B = pl.dynamic("T"), pl.dynamic("B")
@@ -71,3 +72,49 @@ def test_a_scalar_sizes_a_tensor_and_a_launch(n: int):
     wanted = torch.zeros(3, D)
     wanted[: n // 2] = x[0 : n // 2 * 2 : 2]
     assert torch.equal(y, wanted)
+
+
+@pl.jit
+def whole_blocks_only(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[B, D], pl.FP32]]):
+    for c in pl.range(pl.tensor.dim(x, 0) // TILE):
+        with pl.at(level=CORE):
+            y[c : c + 1, :] = pl.col_max(x[c * TILE : c * TILE + TILE, :])
+
+
+@pl.jit
+def whole_blocks_and_a_tail(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[T, D], pl.FP32]]):
+    t_dim = pl.tensor.dim(x, 0)
+    for t0 in pl.range(0, t_dim, TILE):
+        with pl.at(level=CORE):
+            if t0 + TILE <= t_dim:
+                y[t0 : t0 + TILE, :] = pl.add(x[t0 : t0 + TILE, :], 1.0)
+            else:
+                rest = pl.slice(x, [TILE, D], [t0, 0], valid_shape=[t_dim - t0, D])
+                y[t0 : t0 + TILE, :] = pl.add(rest, 1.0)
+
+
+@pl.jit
+def as_many_as_it_says(n: pl.Tensor, x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor]):
+    for c in pl.range(pl.read(n, [0])):
+        with pl.at(level=CORE):
+            y[c : c + 1, :] = pl.col_max(x[c * TILE : c * TILE + TILE, :])
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 21])
+def test_fewer_tokens_than_a_block_are_fine_where_the_block_is_never_touched(tokens):
+    x, blocks = torch.randn(tokens, D), tokens // TILE
+    _, y = agree(whole_blocks_only, x, torch.zeros(3, D))
+    wanted = torch.zeros(3, D)
+    wanted[:blocks] = x[: blocks * TILE].view(blocks, TILE, D).amax(1) if blocks else 0
+    assert torch.equal(y, wanted)
+    assert torch.equal(agree(whole_blocks_and_a_tail, x, torch.zeros(tokens, D))[1], x + 1)
+
+
+@pytest.mark.parametrize("backend", ["native", "interpreter"])
+def test_a_block_that_only_a_run_shows_to_be_outside_is_told_then(monkeypatch, backend):
+    monkeypatch.setenv("TILEWRIGHT_BACKEND", backend)
+    x, y = torch.randn(5, D), torch.zeros(3, D)
+    as_many_as_it_says(torch.tensor([0], dtype=torch.int32), x, y)
+    assert not y.any()
+    with pytest.raises(KernelError, match=r"test_run_time_extents\.py:\d+"):
+        as_many_as_it_says(torch.tensor([1], dtype=torch.int32), x, y)

@@ -284,7 +284,7 @@ def test_a_folder_without_code_is_no_package(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
-    """All scripts of the folder at once: (what was printed, the JSON by file name)."""
+    """All small scripts at once: (what was printed, the JSON by file name)."""
     folder = tmp_path_factory.mktemp("several")
     options = ["--jobs", "2", "--json", folder / "all.json", "--logs", folder / "logs"]
     done = tilewright("run", f"{SCRIPTS}/*.py", SCRIPTS / "rms_norm", *options)

@@ -53,7 +53,7 @@ def fresh(y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor], i: pl.Out[pl.Tensor]):
         block = pl.create_tensor([4, 24], dtype=pl.FP32, init_value=0.5)
         y[:, :] = pl.add(seven, block)
         z[:, :] = pl.add(
-            pl.create_l1([24, 4], dtype=pl.FP32, transpose=True), pl.tile.create([4, 24], pl.FP32)
+            pl.create_l1([4, 24], dtype=pl.FP32, transpose=True), pl.tile.create([4, 24], pl.FP32)
         )
         i[:, :] = whole
 
@@ -197,7 +197,7 @@ def rows_gathered(
 ):
     with pl.at(level=CORE):
         acc = pl.create_l1([4, 16], dtype=pl.FP32)
-        turned = pl.create_l1([16, 4], dtype=pl.FP32)
+        turned = pl.create_l1([16, 4], dtype=pl.FP32, transpose=True)
         part = pl.create_tensor([4, 16], dtype=pl.FP32, init_value=3.0)
         for i in pl.range(4):
             row = pl.read(at, [i])

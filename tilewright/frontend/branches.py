@@ -102,7 +102,7 @@ def branch(
     arms = []
     for body, jump in zip((then, otherwise), jumps, strict=True):
         t.frame.names = dict(before)
-        with t.builder.block() as ops, t.within("if"):
+        with t.builder.block() as ops, t.within("if"), t.runs(None):
             body()
         arms.append(Arm(ops, t.frame.names, jump))
     t.frame.names = before
@@ -114,10 +114,8 @@ def fold(t: Tracer, node: ast.If, holds: bool, run_body: RunBody) -> None:
     """A constant condition: read the dead arm for its mistakes, keep the live one."""
     live, dead = (node.body, node.orelse) if holds else (node.orelse, node.body)
     here = t.snapshot()
-    t.dead += 1
-    with t.builder.block():
+    with t.builder.block(), t.runs(False):
         run_body(t, dead)
-    t.dead -= 1
     t.restore(here)
     before: dict[str, Binding] = dict(t.frame.names)
     dead_names = _bound_names(dead)

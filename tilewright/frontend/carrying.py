@@ -130,7 +130,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
     yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
     t.frame.yielded, t.frame.yielded_names = None, ()
     around = "lanes" if loop.lanes else loop.kind if turns is None else "while"
-    with t.builder.block() as ops, t.within(around):
+    with t.builder.block() as ops, t.within(around), t.runs(loop.runs):
         number = counter if turns is None else number_of(t, loop, turns, counter)
         if loop.variable is not None:
             t.frame.names[loop.variable] = Binding(Number(number), node.lineno)

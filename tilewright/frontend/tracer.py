@@ -109,7 +109,8 @@ class Tracer:
         self.frames: list[Frame] = [frame]
         self.in_region = False
         self.inside: list[str] = []  # loops (by kind) and branches around, outermost first
-        self.dead = 0  # inside an arm that never runs: its shapes are checked, its bounds are not
+        self.dead = 0  # inside a body that never runs: its shapes are checked, its bounds are not
+        self.doubts = 0  # inside bodies that may never run: their bounds are for run time to check
         self.block_index: Operand | None = None  # of the spmd loop around
         self.block_looks = 0  # how often somebody asked for it
         self.calls = 0  # of other kernels
@@ -417,6 +418,17 @@ class Tracer:
         finally:
             self.inside = before
 
+    @contextmanager
+    def runs(self, surely: bool | None) -> Iterator[None]:
+        """Inside a body that runs, never runs (False), or of which only a run can tell (None)."""
+        before = self.dead, self.doubts
+        self.dead += surely is False
+        self.doubts += surely is None
+        try:
+            yield
+        finally:
+            self.dead, self.doubts = before
+
     # Attempts that can be taken back
 
     def snapshot(self) -> tuple[Any, ...]:
@@ -440,13 +452,15 @@ class Tracer:
             self.hint,
             self.block_index,
             self.dead,
+            self.doubts,
             self.inside,
         )
         return frames, self.builder.mark(), here, list(self.frames), self.node
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         frames, mark, here, self.frames, self.node = snapshot
-        prints, symbols, self.in_region, self.hint, self.block_index, self.dead, self.inside = here
+        prints, symbols, self.in_region, self.hint, self.block_index = here[:5]
+        self.dead, self.doubts, self.inside = here[5:]
         self.symbols.cut(symbols)
         self.frames = list(self.frames)
         self.frame = self.frames[-1]

@@ -47,6 +47,14 @@ class Loop:
         return self.kind in ("parallel", "spmd") or self.lanes
 
     @property
+    def runs(self) -> bool | None:
+        """Whether there is a first turn; None where only a run can tell."""
+        if self.bounds is None or not all(isinstance(b, Const) for b in self.bounds):
+            return None
+        start, stop, step = (b.value for b in self.bounds if isinstance(b, Const))
+        return (start < stop) if step > 0 else (start > stop)
+
+    @property
     def word(self) -> str:
         """What the author calls it."""
         return "split_aiv" if self.lanes else self.kind

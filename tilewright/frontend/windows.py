@@ -154,9 +154,9 @@ def check_bounds(
 ) -> None:
     """Refuse a window whose constant offset and extent lie outside the tensor.
 
-    Others are run-time checks.
+    Others are run-time checks, and so are those of a body that may never run.
     """
-    if t.dead:
+    if t.dead or t.doubts:
         return
     for axis, (o, w, n) in enumerate(zip(offsets, exists, base.shape, strict=True)):
         low = o.value if isinstance(o, Const) else None

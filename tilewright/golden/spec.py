@@ -79,7 +79,7 @@ class ScalarSpec:
     def __init__(self, name: str, dtype: torch.dtype, value: int | float | bool | Tensor) -> None:
         if dtype not in SCALAR_DTYPES:
             known = ", ".join(str(d).removeprefix("torch.") for d in SCALAR_DTYPES)
-            raise ValueError(f"scalar {name!r} has dtype {dtype}; wanted one of {known}")
+            raise ValueError(f"scalar {name!r} has dtype {dtype!r}; wanted one of torch's {known}")
         self.name = name
         self.dtype = dtype
         self.value = self._checked(value)

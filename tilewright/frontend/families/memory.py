@@ -83,14 +83,12 @@ def check_place(t: Tracer, call: Call) -> None:
 
 @handles("create_tile", "create_l1")
 def create_block(t: Tracer, call: Call) -> Named:
-    """A block of zeros."""
+    """A block of zeros, shaped as written: `transpose` of `create_l1` says how a core would lay it out."""
     check_place(t, call)
     shape, dtype = (
         t.shape(call["shape"], call.at("shape"), "the shape"),
         dtype_argument(t, call, "dtype"),
     )
-    if "transpose" in call.values and constant(t, call, "transpose"):
-        shape = (*shape[:-2], shape[-1], shape[-2])
     return _fresh(t, shape, dtype)
 
 
@@ -332,7 +330,7 @@ def _check_element(
     t: Tracer, base: Tensor | Block, indices: tuple[Operand, ...], node: ast.AST
 ) -> None:
     for axis, (i, n) in enumerate(zip(indices, base.shape, strict=True)):
-        if isinstance(i, Const) and not 0 <= i.value < n and not t.dead:
+        if isinstance(i, Const) and not 0 <= i.value < n and not (t.dead or t.doubts):
             t.fail(
                 InvalidOperationError,
                 f"index {i.value} on axis {axis} is outside {describe(base)}",
