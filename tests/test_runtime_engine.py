@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,13 @@ def test_a_library_lives_as_long_as_it_is_held_and_others_survive_it() -> None:
         assert call_add(engine.load(ADD, ["add"])) == 42
         gc.collect()
     assert call_add(kept) == 42
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux's")
+def test_code_and_its_constants_lie_together_however_full_the_address_space_is() -> None:
+    script = Path(__file__).with_name("full_of_holes.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("3.0\n", 0), done.stderr
 
 
 def test_libm_is_found_in_the_process() -> None:

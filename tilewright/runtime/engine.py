@@ -135,7 +135,9 @@ def _jit() -> Any:
     machine = native.create_target_machine(
         cpu=host().name, features=host().target_features, reloc="pic", codemodel="small", jit=True
     )
-    return llvm.create_lljit_compiler(machine)
+    # This linker keeps an object's sections side by side. The other one takes memory for each of them, and ends
+    # the process where the holes between a user's tensors put them more than 2 GiB apart.
+    return llvm.create_lljit_compiler(machine, use_jit_link=True)
 
 
 def _optimised(text: str, machine: Machine) -> Any:
