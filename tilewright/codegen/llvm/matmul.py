@@ -170,7 +170,7 @@ class Product:
         full = blocks if kernel.block_nr(n, blocks - 1) == kernel.nr else blocks - 1
         before = b.sdiv(k0, const(I64, kernel.k_group))  # groups of K in earlier pieces
 
-        def block(j: ir.Value, nr: int, side: int = 1) -> None:
+        def block(j: ir.Value, nr: int, side: int) -> None:
             group_bytes = kernel.group_bytes * LANES * nr
             at = b.add(
                 b.mul(j, const(I64, self.panel.stride)), b.mul(before, const(I64, group_bytes))
@@ -181,16 +181,13 @@ class Product:
             ahead = offset(b, start, self.panel.stride * side if blocks > 1 else nbytes)
             self.block(_Block(a, pitch, start, c, groups, nr, side, carried, nbytes, ahead))
 
-        side = min(kernel.side(max(self.sizes)), full)
-        beside = full // side * side if side > 1 else 0
-        if beside:
-            with counted(b, 0, beside, side, name="beside") as loop:
+        start = 0
+        for count, side in _shared(full, kernel.side(max(self.sizes))):
+            with counted(b, start, start + count * side, side, name=f"block{side}") as loop:
                 block(loop.i, kernel.nr, side)
-        if beside < full:
-            with counted(b, beside, full, name="block") as loop:
-                block(loop.i, kernel.nr)
+            start += count * side
         if full < blocks:
-            block(const(I64, full), kernel.block_nr(n, full))
+            block(const(I64, full), kernel.block_nr(n, full), 1)
 
     def block(self, block: _Block) -> None:
         """Every row against one column block, in balanced register tiles."""
@@ -263,6 +260,15 @@ class _Block:
     carried: bool
     nbytes: int
     ahead: ir.Value
+
+
+def _shared(blocks: int, most: int) -> list[tuple[int, int]]:
+    """(count, side) of `blocks` column blocks in as few groups as possible, at most `most` side by side."""
+    if not blocks:
+        return []
+    groups = -(-blocks // most)
+    side, longer = divmod(blocks, groups)
+    return [(n, s) for n, s in ((longer, side + 1), (groups - longer, side)) if n]
 
 
 def _balanced(rows: int, most: int) -> set[int]:
