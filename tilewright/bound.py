@@ -26,7 +26,7 @@ from tilewright.jit import (
     thread_count,
 )
 from tilewright.language.kernel import Kernel
-from tilewright.machine import host
+from tilewright.machine import Machine, host
 from tilewright.native import Code, NativeProgram, code_for, torch_threads
 from tilewright.passes.prepare import prepare
 from tilewright.runtime import engine
@@ -228,23 +228,24 @@ def prepack(matrix: Any, dtype: DType, threads: int | None = None) -> Pages:
     from tilewright.codegen.llvm.prepack import emit_prepack
 
     with compiling:
-        if dtype not in _prepackers:
-            machine = host()
+        machine = host()
+        if (dtype, machine) not in _prepackers:
 
             def build() -> tuple[dict[str, Any], bytes]:
                 text, _ = emit_prepack(dtype, machine)
                 return {}, engine.compile_object(text, machine)
 
-            _prepackers[dtype] = code_for("prepack", lambda: dtype.name, machine, build)
-        code = _prepackers[dtype]
+            made = code_for("prepack", lambda: dtype.name, machine, build)
+            _prepackers[dtype, machine] = made
+        code = _prepackers[dtype, machine]
     k, n = matrix.shape
-    panel = Pages(choose(dtype, host()).panel_bytes(k, n))
+    panel = Pages(choose(dtype, machine).panel_bytes(k, n))
     words = (ctypes.c_uint64 * 5)(matrix.data_ptr(), n * dtype.nbytes, panel.address, k, n)
     teams.team(code.library["worker"], ctypes.addressof(words), threads or torch_threads())
     return panel
 
 
-_prepackers: dict[DType, Code] = {}
+_prepackers: dict[tuple[DType, Machine], Code] = {}
 
 
 def _freeze(name: str, tensor: Any) -> _Frozen:
