@@ -242,6 +242,20 @@ def test_the_largest_tile_fits_the_registers(
         assert vector_spills(engine.assembly(str(module), machine)) == []
 
 
+@pytest.mark.parametrize("dtype", [INT8, BF16, FP32], ids=str)
+@pytest.mark.parametrize("name", ["avx512-vnni-bf16", "avx512", "avx2-vnni", "avx2"])
+def test_blocks_side_by_side_fit_the_registers(name: str, dtype: DType) -> None:
+    machine = MACHINES[name]()
+    kernel = choose(dtype, machine)
+    for m in range(1, kernel.mr + 1):
+        module = ir.Module("tile")
+        # One row only reads; what comes next is fetched by larger products.
+        fetch = 0 if m == 1 else 1
+        kernel.microkernel(module, m, kernel.nr, side=kernel.side(m), fetch=fetch).linkage = ""
+        assert vector_spills(engine.assembly(str(module), machine)) == [], m
+    assert kernel.side(1) * kernel.nr * LANES // kernel.isa.part >= 4
+
+
 @pytest.mark.parametrize(
     ("features", "dtype", "instruction"),
     [

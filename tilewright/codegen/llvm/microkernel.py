@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tilewright.blocking import LANES, register_tile, way_of
+from tilewright.blocking import LANES, register_tile, sides, way_of
 from tilewright.codegen.llvm import isa as ways
 from tilewright.codegen.llvm import isa_arm as arm
 from tilewright.codegen.llvm.isa import Isa
@@ -40,6 +40,7 @@ from tilewright.codegen.llvm.types import (
     intrinsic,
     offset,
     once,
+    same_place,
     splat,
     vector,
     zero,
@@ -82,12 +83,13 @@ class Kernel:
     """A family of microkernels: one dtype on one instruction set.
 
     mr, nr: the largest tile, in rows and in vectors of 16 columns; `nr` is also the width of a
-    panel block.
+    panel block. sides: blocks that a tile of 1, 2 … rows may take at once.
     """
 
     isa: Isa
     mr: int
     nr: int
+    sides: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -154,10 +156,8 @@ class Kernel:
         return min(self.nr, -(-(n - j * LANES * self.nr) // LANES))
 
     def side(self, m: int) -> int:
-        """Neighbouring column blocks that a tile of m rows takes side by side at most: with no more sums than
-        the largest tile has. They hide the latency of adding to one, and memory gives more to several
-        streams (Zen 3, one token, weights from memory: 8 % more to six than to four)."""
-        return max(1, self.mr // m)
+        """Neighbouring column blocks that a product of m rows takes side by side at most."""
+        return self.sides[min(m, self.mr) - 1]
 
     def microkernel(
         self,
@@ -212,7 +212,7 @@ def choose(dtype: DType, machine: Machine) -> Kernel:
     """
     way = way_of(dtype, machine)
     mr, nr = register_tile(way, machine)
-    return Kernel(ISAS[way.name](way.part, *way.options), mr, nr)
+    return Kernel(ISAS[way.name](way.part, *way.options), mr, nr, sides(way, mr, nr, machine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,11 @@ class _Tile:
         a, a_row_bytes, panel, c, c_row_bytes, k_groups, init, block_bytes, ahead = fn.args
         b = ir.IRBuilder(fn.append_basic_block("entry"))
         apart = [b.mul(block_bytes, const(I64, s)) for s in range(self.side)]
-        blocks = [offset(b, panel, beside) for beside in apart]
+        # One row uses a part once a phase. From a place that LLVM cannot know to be the same it is loaded again,
+        # as an operand, rather than held: holding ten parts for their second phase spills.
+        alone = len(self.strips) == 1 and way.phases > 1
+        starts = [panel, *(same_place(b, panel) for _ in range(way.phases - 1) if alone)]
+        blocks = [[offset(b, start, beside) for beside in apart] for start in starts]
         wanted = [offset(b, ahead, beside) for beside in apart]
         row_a = [offset(b, a, b.mul(a_row_bytes, const(I64, i))) for i in range(self.m)]
         row_c = [offset(b, c, b.mul(c_row_bytes, const(I64, i))) for i in range(self.m)]
@@ -288,7 +292,8 @@ class _Tile:
                     self.bring_closer(b, wanted, at_panel)
                 for u in range(step):
                     rows = [offset(b, row, at_a) for row in row_a]
-                    self.group(b, loop.next, rows, [offset(b, at, at_panel) for at in blocks], u)
+                    here = [[offset(b, at, at_panel) for at in places] for places in blocks]
+                    self.group(b, loop.next, rows, here, u)
             sums = loop.results
 
         for total, place in zip(sums, places, strict=True):
@@ -301,31 +306,36 @@ class _Tile:
         b: ir.IRBuilder,
         sums: list[ir.Value],
         rows: list[ir.Value],
-        blocks: list[ir.Value],
+        blocks: list[list[ir.Value]],
         u: int,
     ) -> None:
-        """One group of K for the whole tile, `u` groups past where `rows` and `blocks` point."""
+        """One group of K for the whole tile, `u` groups past where `rows` and `blocks` (of the first phase, and
+        of each later one where it has its own) point.
+        """
         way = self.kernel.isa
         part_bytes = self.panel_step // self.parts
-        here = [offset(b, block, u * self.panel_step) for block in blocks]
-        parts = [offset(b, at, v * part_bytes) for at in here for v in range(self.parts)]
+        past_panel = [u * self.panel_step + v * part_bytes for v in range(self.parts)]
+        parts = [[offset(b, at, past) for at in places for past in past_panel] for places in blocks]
         past = u * self.kernel.a_group_bytes
         strips = [[offset(b, rows[i], past) for i in strip] for strip in self.strips]
         if way.tall > 1:  # fewer registers hold the rows than the panel
             held = [way.load_rows(b, strip) for strip in strips]
-            for v, part in enumerate(parts):
+            for v, part in enumerate(parts[0]):
                 w = way.load_b(b, part)
                 for i, x in enumerate(held):
-                    at = i * len(parts) + v
+                    at = i * len(parts[0]) + v
                     sums[at] = way.step(b, sums[at], x, w)
             return
-        for phase in range(way.phases):
-            panel = [way.load_b(b, part, phase) for part in parts]
-            for i, strip in enumerate(strips):
-                x = way.load_rows(b, strip, phase)
-                for v, w in enumerate(panel):
-                    at = i * len(parts) + v
-                    sums[at] = way.step(b, sums[at], x, w)
+        # Block by block, so that no more of the panel is held than the largest tile holds.
+        columns = len(parts[0])
+        for first in range(0, columns, self.parts):
+            for phase in range(way.phases):
+                block = parts[phase % len(parts)][first : first + self.parts]
+                panel = [way.load_b(b, part, phase) for part in block]
+                for i, strip in enumerate(strips):
+                    x = way.load_rows(b, strip, phase)
+                    for v, w in enumerate(panel, i * columns + first):
+                        sums[v] = way.step(b, sums[v], x, w)
 
     def bring_closer(self, b: ir.IRBuilder, wanted: list[ir.Value], at_panel: ir.Value) -> None:
         """This turn's lines of what is wanted next."""

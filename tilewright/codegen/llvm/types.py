@@ -125,6 +125,11 @@ def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.asm(kind, "", "=r,0", [value], side_effect=False)
 
 
+def same_place(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
+    """A pointer that LLVM takes for another one."""
+    return builder.asm(ir.FunctionType(PTR, [PTR]), "", "=r,0", [place], side_effect=False)
+
+
 def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     """A vector with `value` in every lane."""
     kind = vector(value.type, lanes)
