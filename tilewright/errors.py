@@ -84,6 +84,10 @@ class CheckpointError(KernelError, ValueError):
     """A checkpoint that is not what it should be: a file, a tensor, a value, or its config.json."""
 
 
+class RankError(KernelError, RuntimeError):
+    """Processes that work together and cannot go on: one is gone, does not answer, failed, or does something else."""
+
+
 class BoundsError(KernelError, IndexError):
     """A window or an element outside its tensor, found at run time before the access."""
 
