@@ -11,6 +11,7 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
@@ -161,6 +162,7 @@ class ShardedQKVProjRope(nn.Module):
         q, qr, qr_scale = q_proj_rope(tokens, positions, *query, self.cfg.head_dim, *figures)
         return lead, (q, tokens.new_empty(len(tokens), self.cfg.head_dim), qr, qr_scale)
 
+    @_disable_dynamo  # a graph break; torch.compiler.disable would import the compiler with this file
     def _together(
         self, x: Tensor, start_pos: int, position_ids: Tensor | None
     ) -> tuple[torch.Size, tuple[Tensor, Tensor, Tensor, Tensor]]:
