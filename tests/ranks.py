@@ -156,10 +156,7 @@ def mistakes_leave_the_group_usable(_: Path) -> None:
     with raises(ArgumentValueError, "2 heads cannot be shared out over 3 ranks"):
         ShardedQKVProjRope(two)
     narrow = replace(DEMO, head_dim=96, num_attention_heads=4)
-    kind, words = (
-        (RankError, "failed") if rank == 3 else (ArgumentValueError, "inside a row of wq_b_")
-    )
-    with raises(kind, words):
+    with raises(ArgumentValueError, "inside a row of wq_b_scale"):
         ShardedQKVProjRope(narrow)
     with raises(ArgumentValueError, "kv_from is 3, wanted a rank of the group: 0 to 2"):
         ShardedQKVProjRope(DEMO, kv_from=3)
