@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 
 from tilewright.errors import ArgumentError, ArgumentValueError, RankError
-from tilewright.models.deepseek_v4 import ops
+from tilewright.machine import avx512, generic_x86_64
+from tilewright.models.deepseek_v4 import distributed, ops
 from tilewright.models.deepseek_v4.config import DEMO
 from tilewright.models.deepseek_v4.distributed import ShardedQKVProjRope, heads_of
 from tilewright.models.deepseek_v4.module import Projected, QKVProjRope, buffers
@@ -142,13 +143,20 @@ def mistakes_leave_the_group_usable(_: Path) -> None:
     with raises(*((ArgumentValueError, "start_pos is -3") if wrong else (RankError, failed))):
         part(X, start_pos=-3 if wrong else 0)
     assert_part_of(part, part(X), whole)
-    with raises(RankError, "do not do the same while projecting"):
+    same = "do not do the same while projecting q and kv"
+    with raises(RankError, rf"(?s){same}.*rank 1: x = \[7, 256\]\n"):
         part(X[: 8 - wrong])
-    with raises(RankError, "do not do the same while projecting"):
+    with raises(RankError, rf"(?s){same}.*rank 1: positions = \d+\n"):
         part(X, start_pos=int(wrong))
     assert_part_of(part, part(X), whole)
-    with raises(RankError, r"(?s)do not do the same while making.*'gather': (True|False)"):
+    same = "do not do the same while making a ShardedQKVProjRope"
+    with raises(RankError, rf"(?s){same}.*rank 1: gather = True\n"):
         ShardedQKVProjRope(DEMO, WEIGHTS, gather=wrong)
+    host = distributed.host
+    distributed.host = generic_x86_64 if wrong else lambda: avx512("avx512bf16")
+    with raises(RankError, rf"(?s){same}.*rank 1: products = 'bf16_wide False'"):
+        ShardedQKVProjRope(DEMO, WEIGHTS)
+    distributed.host = host
     failed = "rank 1 of 3 failed while making a ShardedQKVProjRope"
     with raises(*((ArgumentError, "weight 'wq_a' is") if wrong else (RankError, failed))):
         ShardedQKVProjRope(DEMO, {**WEIGHTS, **({"wq_a": X} if wrong else {})})

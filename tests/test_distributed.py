@@ -98,12 +98,12 @@ def test_ranks_that_are_lost_are_named_and_nothing_is_returned(
     assert [line["what"] for line in losses[2]] == ["dead", "still dead"]
     assert not any(line["made"] for lines in losses.values() for line in lines)
     half_way, dead, still_dead, silent = (line["error"] for line in losses[0])
-    assert half_way.startswith(
-        "error: rank 1 of 2 is gone while exchanging q and kv\n"
-    )  # rank 3 of all
+    assert half_way.startswith("error: rank 1 of 2 is gone while exchanging q and kv\n")
+    assert "this is rank 0 of the group of processes 0, 3," in half_way
     for error in (dead, still_dead):
         assert error.startswith("error: rank 1 of 3 is gone while projecting q and kv\n")
-        assert "this is rank 0 of the group" in error
+        assert "this is rank 0 of the group of processes 0, 1, 2, with the group's timeout" in error
+        assert "pair.cc" not in error
         assert "help: look at the output of rank 1 of 3; then end this process too" in error
     assert losses[2][0]["error"].startswith(
         "error: rank 1 of 3 is gone while projecting q and kv\n"

@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-WRITTEN = ("where.md", "adding-an-op.md", "numerics.md", "checkpoints.md", "run.md")
+WRITTEN = (
+    "where.md",
+    "adding-an-op.md",
+    "numerics.md",
+    "checkpoints.md",
+    "run.md",
+    "distributed.md",
+)
 # `passes/pipeline.py`, `tests/errors/`: a path in backticks, from the package or from the root
 PATH = re.compile(r"`([\w/]+/(?:\w+\.\w+)?|\w+\.(?:py|md))`")
 

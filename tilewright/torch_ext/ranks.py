@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ TAG = 7157  # our messages, apart from those that the program itself sends betwe
 # A note is sent whole, so that most take one message: its length in 8 bytes, then text.
 NOTE_BYTES = 1024
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
+# What gloo says beside the reason: where in its source, and what to do.
+ADVICE = re.compile(r"^\[\S+:\d+\] |\. This is typically.*", re.DOTALL)
 FAILED = -1  # as a length: this rank has failed and says nothing
 
 Tensors = Sequence[Tensor]
@@ -82,7 +87,7 @@ class Ranks:
             try:
                 return operation(*args)
             except RuntimeError as reason:
-                lost.setdefault(rank, str(reason).split(". This is")[0])
+                lost.setdefault(rank, ADVICE.sub("", str(reason)))
 
         for start, tensors_of in ((dist.irecv, received), (dist.isend, sent)):
             for rank, tensors in tensors_of.items():
@@ -147,8 +152,8 @@ class Ranks:
     def together(self, doing: str) -> Iterator[dict[str, object]]:
         """Do a thing on all ranks: `with ranks.together("doing it") as facts:`.
 
-        At the end every rank knows that all have done it, with the same facts (filled in by the body); if not,
-        all raise: those whose body failed what it raised, the others RankError.
+        At the end every rank knows that all have done it, with the same facts (what JSON can hold, filled in by
+        the body); if not, all raise: those whose body failed what it raised, the others RankError.
         """
         facts: dict[str, object] = {}
         try:
@@ -157,13 +162,18 @@ class Ranks:
             with suppress(RankError):  # this rank has an error of its own
                 self.tell(doing, None)
             raise
-        text = repr(facts)
-        told = self.tell(doing, text)
-        for rank in self.others:
-            if told[rank] != text:
+        for rank, told in enumerate(self.tell(doing, json.dumps(facts))):
+            theirs = json.loads(told)
+            differing = [name for name in facts if theirs.get(name) != facts[name]]
+            if differing:
                 raise RankError(
                     f"{self._names([rank])} and this rank, {self.rank}, do not do the same while {doing}",
-                    notes=[f"rank {n}: {told[n]}" for n in sorted((rank, self.rank))],
+                    notes=[
+                        f"rank {n}: {', '.join(f'{name} = {its.get(name)!r}' for name in differing)}"
+                        for n, its in sorted(
+                            ((rank, theirs), (self.rank, facts)), key=itemgetter(0)
+                        )
+                    ],
                     help="give every rank the same arguments, in the same order of calls",
                 )
 
@@ -182,7 +192,8 @@ class Ranks:
 
     def _here(self) -> str:
         waits = "the group's timeout" if self.timeout is None else f"a timeout of {self.timeout}"
-        return f"this is rank {self.rank} of the group {self.group.group_name!r}, with {waits}"
+        members = ", ".join(map(str, dist.get_process_group_ranks(self.group)))
+        return f"this is rank {self.rank} of the group of processes {members}, with {waits}"
 
 
 def _bytes(text: bytes) -> Tensor:

@@ -13,7 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
+from tilewright import knobs
+from tilewright.blocking import product_order
+from tilewright.dtypes import BF16
 from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.machine import host
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
 from tilewright.models.deepseek_v4.module import Projected, buffers, hold, located
 from tilewright.models.deepseek_v4.ops import q_packs, q_proj_rope, qkv_packs, qkv_proj_rope
@@ -43,7 +47,7 @@ class ShardedQKVProjRope(nn.Module):
     timeout: how long to wait for a rank that does not answer; None for the group's own.
 
     Raises ArgumentError, ArgumentValueError for arguments that cannot be, and RankError when another rank
-    could not make its part, has other arguments, or is gone.
+    could not make its part, has other arguments or a CPU whose products have other bits, or is gone.
     """
 
     attn_norm: Tensor  # [1, D] FP32
@@ -71,6 +75,8 @@ class ShardedQKVProjRope(nn.Module):
         self._calls = 0
         with self.ranks.together("making a ShardedQKVProjRope") as facts:
             facts.update(asdict(cfg), rope=rope, kv_from=kv_from, gather=gather)
+            # kv must have the same bits wherever it is computed.
+            facts.update(backend=knobs.backend(), products=product_order(BF16, host()))
             self._make(weights)
 
     def _make(self, weights: Mapping[str, Tensor] | None) -> None:
