@@ -45,7 +45,7 @@ class KernelError(Exception):
 
 
 class ParserError(KernelError):
-    """Root of what the front end refuses (names follow language.md 1.9)."""
+    """Root of what the front end refuses: a mistake in a kernel's source, found before anything runs."""
 
 
 class ParserSyntaxError(ParserError):

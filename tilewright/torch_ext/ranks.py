@@ -109,8 +109,9 @@ class Ranks:
         return dict.fromkeys(self.others, tensors)
 
     def tell(self, doing: str, text: str | None) -> list[str]:
-        """What every rank says, by rank. text: ours; None when this rank has failed and will raise.
+        """What every rank says, by rank.
 
+        text: what this rank says; None when it has failed and will raise, and then nothing is given.
         Raises RankError when another rank has failed, or is lost as in `exchange`.
         """
         said = (text or "").encode()

@@ -33,6 +33,7 @@ class QKVProjRope(nn.Module):
 
     weights: the buffers' first values by name; uninitialised memory for those not given.
     rope:    "plain" for layers without compressed keys, "yarn" for the others.
+    Raises ArgumentError for a weight of another shape or dtype, and for names that are no weights.
     """
 
     attn_norm: Tensor  # [1, D] FP32
@@ -79,7 +80,7 @@ class QKVProjRope(nn.Module):
         return Projected(*(t.reshape(*lead, *t.shape[1:]) for t in made))
 
     def repack(self) -> None:
-        """Pack the weights anew on the next call."""
+        """Pack the weights anew on the next call: needed after changes through `.data` or in inference mode."""
         qkv_packs.forget(self.wq_a, self.wq_b, self.wkv)
 
     def extra_repr(self) -> str:

@@ -29,7 +29,11 @@ from tilewright.models.deepseek_v4.weights.problems import Problems, Tell, liste
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is found in a checkpoint before any tensor is read. subject: its folder, for messages."""
+    """What is found in a checkpoint before any tensor is read.
+
+    subject: its folder, for messages. tensors: where the tensors are. found: the layout of their names.
+    model:   what its config.json says.
+    """
 
     subject: str
     tensors: Tensors
@@ -38,6 +42,7 @@ class Checkpoint:
 
     @property
     def cfg(self) -> Config:
+        """The model's figures: a preset's own where they agree with it."""
         return self.model.cfg
 
     @property
@@ -114,7 +119,11 @@ def open_checkpoint(path: str | Path, preset: Config | None = None) -> Checkpoin
 def from_state_dict(
     tensors: Mapping[str, Tensor], cfg: Config, ropes: tuple[Rope, ...] = ()
 ) -> Checkpoint:
-    """A model's state dict, under the names of either layout, as a checkpoint. Nothing is copied."""
+    """A model's state dict, under the names of either layout, as a checkpoint. Nothing is copied.
+
+    tensors: matrices [out, in], as the checkpoint stores them. ropes: the RoPE of each layer, if that is known.
+    Raises CheckpointError for names of neither layout.
+    """
     subject = "the state dict"
     source = InMemory(tensors)
     return Checkpoint(subject, source, _detected(source, subject), ModelConfig(cfg, ropes))

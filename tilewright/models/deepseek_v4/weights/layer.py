@@ -87,7 +87,9 @@ class Matrix:
 class Layer:
     """The weights of one layer, or of some heads of it; `cfg` counts these.
 
-    gains: FP32 [N]. rope: None where nothing says which it is.
+    rope:     None where nothing says which it is.
+    gains:    attn_norm [D], q_norm [Q_LORA], kv_norm [HEAD_DIM], FP32.
+    matrices: wq_a [Q_LORA, D], wq_b [H * HEAD_DIM, Q_LORA], wkv [HEAD_DIM, D], as stored.
     """
 
     cfg: Config
@@ -97,7 +99,7 @@ class Layer:
     matrices: Mapping[str, Matrix]
 
     def arguments(self, query: Query, tell: Tell = silent) -> dict[str, Tensor]:
-        """What the kernels with such a query take, by parameter.
+        """What the kernels with such a query ("int8" or "bf16") take, by parameter; contiguous, on the CPU.
 
         attn_norm [1, D], q_norm [1, Q_LORA], kv_norm [1, HEAD_DIM] FP32; wq_a [D, Q_LORA], wkv
         [D, HEAD_DIM] BF16; wq_b [Q_LORA, H * HEAD_DIM] BF16, or INT8 with wq_b_scale
