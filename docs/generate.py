@@ -426,6 +426,8 @@ def prose(doc: str) -> str:
                 parts.append(f"- `{item[1]}`: {item[2]}")
             elif not parts or line.startswith(("- ", "Raises ")):
                 parts.append(line)
+            elif parts[-1].startswith("- `") and not line.startswith(" "):  # the list is over
+                parts.append(line)
             else:
                 parts[-1] += f" {line.strip()}"
         for before, part in zip(["", *parts], parts, strict=False):

@@ -41,7 +41,7 @@ class Policy(ABC):
 
     needs:  outputs that are judged before this one.
     derive: computes what is expected, with a remark for the report ("" for none); None takes the
-    golden's.
+            golden's.
     """
 
     needs: tuple[str, ...] = field(default=(), kw_only=True)

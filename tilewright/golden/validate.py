@@ -48,8 +48,10 @@ def validate_golden(
 ) -> None:
     """Raise AssertionError with the first mismatches unless every output agrees with `golden`.
 
-    outputs, golden: tensors by name. compare_fn: a comparator or a policy for some of them; the others are
-    compared by `torch.allclose` with rtol and atol. inputs: what comparators may look at.
+    outputs, golden: tensors by name.
+    compare_fn:      a comparator or a policy for some of them; the others are compared by `torch.allclose`
+                     with rtol and atol.
+    inputs:          what comparators may look at.
     Raises ValueError when `compare_fn` names no output.
     """
     case = Case(outputs, golden, inputs or {})

@@ -75,8 +75,8 @@ class Ranks:
     ) -> None:
         """Send tensors to ranks and fill others with what ranks send, in order; return when all is done.
 
-        doing: what for, for the message, as in "while `doing`". All tensors are contiguous, and as long as
-        their counterparts there.
+        doing: what for, for the message, as in "while `doing`".
+        sent, received: contiguous tensors by rank, as many and as long here as there.
         Raises RankError naming every rank that is gone or does not answer; `received` may then be filled in part.
         """
         works: list[tuple[int, Any]] = []

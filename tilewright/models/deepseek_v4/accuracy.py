@@ -83,6 +83,7 @@ def measure(asked: Question, tell: Tell = silent) -> list[Error]:
     """Errors of every output (q, kv, qr) by every way.
 
     tell: is called with the way, and how many of how many are done.
+
     A layer stored in FP8 has no other weights to be compared with: those are then the truth, and
     the ways with "fp8" are left out. Raises ArgumentValueError for impossible tokens or positions.
     """
