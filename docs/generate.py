@@ -421,15 +421,16 @@ def prose(doc: str) -> str:
             continue
         parts: list[str] = []
         for line in lines:
+            in_item = bool(parts) and parts[-1].startswith("- ")
             item = re.match(r"([a-z_]\w*(?:, \w+)*):\s+(.*)", line)
             if item and (out or parts):  # not in a first line, which says what the thing is
                 parts.append(f"- `{item[1]}`: {item[2]}")
-            elif not parts or line.startswith(("- ", "Raises ")):
-                parts.append(line)
-            elif parts[-1].startswith("- `") and not line.startswith(" "):  # the list is over
-                parts.append(line)
-            else:
+            elif (
+                parts and line.startswith(" ") == in_item and not line.startswith(("- ", "Raises "))
+            ):
                 parts[-1] += f" {line.strip()}"
+            else:
+                parts.append(line)
         for before, part in zip(["", *parts], parts, strict=False):
             in_list = before.startswith("- ") and part.startswith("- ")
             out[-1:] = [f"{out[-1]}\n{part}"] if in_list else [*out[-1:], part]
