@@ -15,6 +15,7 @@ from tilewright.blocking import (
     choose_blocking,
     chunk_rows,
     panel_fits,
+    product_order,
     register_tile,
     row_tiles,
     way_of,
@@ -159,3 +160,11 @@ def test_products_are_told_for_any_machine(machine: Machine) -> None:
     heads = next(p for p in found if p.dtype == INT8)
     assert heads.choices[0].value == choose(INT8, machine).mr
     assert paragraphs(found).count("steps.py") == len(set(found))
+
+
+def test_machines_with_one_order_of_products_are_those_that_numerics_names() -> None:
+    """docs/numerics.md has a row for each: dot instructions, Arm's two of one order, FMA, and plain x86-64."""
+    orders = {name: product_order(BF16, machine) for name, machine in MACHINES.items()}
+    assert orders["arm-dot"] == orders["arm-matrix"]
+    assert orders["avx2"] == orders["avx2-vnni"] == orders["arm"]
+    assert len({orders[name] for name in ("avx512", "avx2", "x86-64", "arm-dot")}) == 4

@@ -9,9 +9,21 @@ from types import ModuleType
 
 import pytest
 
+import tilewright
+import tilewright.golden
+import tilewright.torch_ext
+from tilewright.models.deepseek_v4 import weights
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-WRITTEN = ("where.md", "adding-an-op.md", "numerics.md", "checkpoints.md", "run.md")
+WRITTEN = (
+    "where.md",
+    "adding-an-op.md",
+    "numerics.md",
+    "checkpoints.md",
+    "run.md",
+    "distributed.md",
+)
 # `passes/pipeline.py`, `tests/errors/`: a path in backticks, from the package or from the root
 PATH = re.compile(r"`([\w/]+/(?:\w+\.\w+)?|\w+\.(?:py|md))`")
 
@@ -25,10 +37,21 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["passes.md", "operators.md"])
+@pytest.mark.parametrize("name", ["passes.md", "operators.md", "api.md"])
 def test_a_generated_page_is_up_to_date(name: str):
     page = dict(generator().pages())[name]
     assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
+
+
+def test_everything_that_programs_may_use_is_explained():
+    assert not generator().undocumented(), "write a docstring for each of them"
+
+
+def test_the_python_interface_names_what_the_packages_export():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for package in (tilewright, tilewright.golden, tilewright.torch_ext, weights):
+        missing = [name for name in package.__all__ if f"`{name}`\n" not in page]
+        assert not missing, package.__name__
 
 
 def test_every_operator_has_a_test_that_runs_it_both_ways():

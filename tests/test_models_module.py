@@ -16,7 +16,7 @@ from ir_programs import same_bits
 
 from tilewright import bound as bound_module
 from tilewright.errors import ArgumentError, ArgumentValueError
-from tilewright.models.deepseek_v4 import ops, qkv_proj_rope
+from tilewright.models.deepseek_v4 import ops, q_proj_rope, qkv_proj_rope
 from tilewright.models.deepseek_v4.config import DEMO, ROPES, Rope
 from tilewright.models.deepseek_v4.module import Projected, QKVProjRope, buffers
 from tilewright.models.deepseek_v4.reference import rope_at
@@ -24,6 +24,9 @@ from tilewright.models.deepseek_v4.specs import decode_specs
 
 CFG = replace(DEMO, max_positions=1 << 20)
 OUTPUTS = Projected._fields
+PARAMETERS = (
+    "x", "attn_norm", "wq_a", "q_norm", "wq_b", "wq_b_scale", "rope_cos", "rope_sin", "q", "qr", "qr_scale",
+)  # fmt: skip
 TOKENS = 150
 
 
@@ -205,6 +208,46 @@ def test_a_wrong_weight_is_refused():
         QKVProjRope(CFG, {"wo": torch.zeros(2, 2)})
 
 
+# Without kv
+
+
+def query_only(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of `q_proj_rope` for those of `qkv_proj_rope`."""
+    return (*args[:7], args[7].shape[1], *args[9:])
+
+
+@pytest.mark.parametrize("count", [1, 9, TOKENS])
+def test_the_query_alone_has_the_bits_of_the_whole(count: int):
+    layer = module()
+    weights = [getattr(layer, name) for name in buffers(CFG)]
+    positions = torch.arange(count) + 5
+    positions[count // 2] = -1
+    args = (x(count), positions, *weights, layer.frequencies, 1e-6, 1 << 20)
+    q, _, qr, qr_scale = ops.qkv_proj_rope(*args)
+    for got, wanted in zip(ops.q_proj_rope(*query_only(args)), (q, qr, qr_scale), strict=True):
+        assert same_bits(got, wanted)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_the_kernel_of_the_query_means_what_it_computes(count: int):
+    """On both back ends: exact codes, and q as far apart as their order of sums may bring it."""
+    given = dict(values())
+    given["x"] = given["x"][:count].contiguous()
+    given["rope_cos"], given["rope_sin"] = rope_at(torch.arange(count), CFG, "plain")
+    kernel = q_proj_rope.build(CFG)
+    made = []
+    for backend in ("native", "interpreter"):
+        for name in ("q", "qr", "qr_scale"):
+            given[name] = torch.full_like(values()[name][:count], 77)
+        kernel.run(**{name: given[name] for name in PARAMETERS}, backend=backend)
+        made.append([given[name] for name in ("q", "qr", "qr_scale")])
+    (q, qr, scale), (q_wanted, qr_wanted, scale_wanted) = made
+    assert int((qr.int() - qr_wanted.int()).abs().max()) <= 1
+    assert float((qr != qr_wanted).float().mean()) < 0.01
+    torch.testing.assert_close(scale, scale_wanted, rtol=2**-7, atol=0)
+    torch.testing.assert_close(q.float(), q_wanted.float(), rtol=1 / 64, atol=2e-2)
+
+
 # With the rest of PyTorch
 
 
@@ -214,6 +257,7 @@ def test_opcheck_finds_no_fault_with_the_operators():
     at = torch.tensor([4, -1, 7])
     args = (x(3).clone(), at, *weights, layer.frequencies, 1e-6, 1 << 20)
     torch.library.opcheck(ops.qkv_proj_rope, args)
+    torch.library.opcheck(ops.q_proj_rope, query_only(args))
     half = CFG.rope_dim // 2
     linear = [torch.randn(n, CFG.hidden_size) for n in (CFG.q_lora_rank, CFG.head_dim)]
     q_b = torch.randn(CFG.q_width, CFG.q_lora_rank)

@@ -97,6 +97,15 @@ def way_of(dtype: DType, machine: Machine) -> Way:
     raise ValueError(f"no matrix product of {dtype}; there are those of BF16, FP16, FP32 and INT8")
 
 
+def product_order(dtype: DType, machine: Machine) -> str:
+    """What the bits of a product depend on beside K: machines with one answer give one result."""
+    way = way_of(dtype, machine)
+    # `bfmmla` is two steps of `bfdot` (docs/numerics.md).
+    return (
+        "bf16_bfdot" if way.name == "bf16_bfmmla" else " ".join(map(str, (way.name, *way.options)))
+    )
+
+
 def _int8(machine: Machine, part: int) -> Way:
     if machine.is_x86:
         vnni = machine.has("avx512vnni") if part == 16 else part == 8 and machine.has("avxvnni")

@@ -80,6 +80,7 @@ class BoundKernel:
 
     A fixed tensor must not change: a call after an in-place change raises ArgumentValueError (Torch
     counts changes, except of inference tensors). Bind again to use the new contents.
+    Raises ArgumentError for a name that is no parameter, and for what is no tensor.
     """
 
     def __init__(self, kernel: Kernel, tensors: Mapping[str, Any], release: bool = False) -> None:
@@ -105,13 +106,19 @@ class BoundKernel:
         self._plans: dict[int, _Plan] = {}  # by id of the entry
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run with the arguments that are not fixed, positional ones in the kernel's order."""
+        """Run with the arguments that are not fixed, positional ones in the kernel's order.
+
+        Gives and raises what a call of the kernel does.
+        """
         return self.run(*args, **kwargs)
 
     def run(
         self, *args: Any, backend: str | None = None, threads: int | None = None, **kwargs: Any
     ) -> Any:
-        """As a call, by a chosen back end and on `threads` threads (as many as Torch uses when None)."""
+        """As a call, by a chosen back end and on `threads` threads (as many as Torch uses when None).
+
+        Raises ArgumentValueError too when another back end than the native one needs a tensor that was released.
+        """
         threads = thread_count(threads)
         bound = self._bind(args, kwargs)
         backend = chosen_backend(backend)
@@ -139,12 +146,12 @@ class BoundKernel:
 
     @property
     def compile_seconds(self) -> float:
-        """What reading and compiling took, for all signatures seen so far; packing is not in it."""
+        """Seconds that reading and compiling took, for all signatures seen so far; packing is not in it."""
         return sum(plan.special.compile_seconds for plan in self._plans.values())
 
     @property
     def panel_bytes(self) -> int:
-        """Memory that packed weights take now."""
+        """Bytes that packed weights take now."""
         return sum(f.panel.nbytes for f in self._frozen.values() if f.panel is not None)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:

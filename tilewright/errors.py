@@ -45,7 +45,7 @@ class KernelError(Exception):
 
 
 class ParserError(KernelError):
-    """Root of what the front end refuses (names follow language.md 1.9)."""
+    """Root of what the front end refuses: a mistake in a kernel's source, found before anything runs."""
 
 
 class ParserSyntaxError(ParserError):
@@ -82,6 +82,10 @@ class ArgumentValueError(KernelError, ValueError):
 
 class CheckpointError(KernelError, ValueError):
     """A checkpoint that is not what it should be: a file, a tensor, a value, or its config.json."""
+
+
+class RankError(KernelError, RuntimeError):
+    """Processes that work together and cannot go on: one is gone, does not answer, failed, or does something else."""
 
 
 class BoundsError(KernelError, IndexError):

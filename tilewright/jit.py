@@ -39,9 +39,11 @@ class Executable(Protocol):
 
 @dataclass(slots=True)
 class Specialization:
-    """A kernel for arguments of one signature, ready to run.
+    """A kernel for arguments of one signature, ready to run: what `kernel.specialize(…)` gives.
 
-    function:        the program as the front end built it.
+    backend:         'native', 'interpreter' or 'checked'.
+    traced:          what the front end made; its program is `function`.
+    executable:      what runs it; in the native back end with `text` (LLVM) and `assembly()`.
     compile_seconds: reading, passes and code generation together.
     """
 
@@ -53,6 +55,7 @@ class Specialization:
 
     @property
     def function(self) -> Function:
+        """The program as the front end built it; `tilewright.ir.printer.to_text` prints it."""
         return self.traced.function
 
     def run(self, args: Sequence[Any], threads: int | None = None) -> None:
@@ -210,7 +213,8 @@ def check(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[KernelError, ...]:
 
     Found are windows and indices out of bounds, undefined contents that reach an output, a condition or
     an address, and iterations of parallel loops that touch the same element. The arguments hold the
-    results afterwards.
+    results afterwards. Gives an empty tuple when nothing was found. Raises what a call raises before anything
+    runs: ParserError, ArgumentError, ArgumentValueError.
     """
     try:
         kernel.run(*args, backend="checked", **kwargs)

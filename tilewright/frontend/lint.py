@@ -77,7 +77,7 @@ class Lint:
 
 
 def lint(path: Path) -> Lint:
-    """Read a script and list its mistakes. OSError when it cannot be read."""
+    """Read a script and list its mistakes; nothing of it is run. Raises OSError when it cannot be read."""
     result = Lint()
     files = _Files(result)
     main = files.read(path)

@@ -28,12 +28,8 @@ class Case:
     actual: Mapping[str, Tensor]  # outputs as the kernel left them
     expected: Mapping[str, Tensor]  # outputs of the golden
     values: Mapping[str, Any]  # inputs by name, scalars as Python numbers
-    reports: dict[str, OutputReport] = field(
-        default_factory=dict
-    )  # verdicts so far, in order of judging
-    memo: dict[str, Any] = field(
-        default_factory=dict
-    )  # work that several policies of one run share
+    reports: dict[str, OutputReport] = field(default_factory=dict)  # verdicts so far, in order
+    memo: dict[str, Any] = field(default_factory=dict)  # work that several policies share
 
 
 Derive = Callable[[Case], tuple[Tensor, str]]
@@ -45,7 +41,7 @@ class Policy(ABC):
 
     needs:  outputs that are judged before this one.
     derive: computes what is expected, with a remark for the report ("" for none); None takes the
-    golden's.
+            golden's.
     """
 
     needs: tuple[str, ...] = field(default=(), kw_only=True)
@@ -179,7 +175,11 @@ def too_many(actual: Tensor, expected: Tensor, changed: float, what: str) -> str
 
 
 def close(rtol: float = 0.0, atol: float = 0.0, changed: float = 1.0) -> Close:
-    """`Close`; raises ValueError for a negative or NaN tolerance or a share outside [0, 1]."""
+    """Every element within atol + rtol * |expected|; NaN is never close, equal infinities are.
+
+    changed: the share of elements, 0 to 1, that may differ at all.
+    Raises ValueError for a negative or NaN tolerance or a share outside [0, 1].
+    """
     if not (rtol >= 0 and atol >= 0 and 0 <= changed <= 1):
         raise ValueError(
             f"rtol={rtol}, atol={atol}, changed={changed};"
@@ -189,7 +189,10 @@ def close(rtol: float = 0.0, atol: float = 0.0, changed: float = 1.0) -> Close:
 
 
 def codes_within(step: int, changed: float = 1.0) -> CodesWithin:
-    """`CodesWithin`; raises ValueError for a negative step or a share outside [0, 1]."""
+    """Integer codes none of which is more than `step` apart, and at most a share `changed` moved at all.
+
+    Raises ValueError for a negative step or a share outside [0, 1].
+    """
     if step < 0 or not 0 <= changed <= 1:
         raise ValueError(f"step={step}, changed={changed}; wanted step >= 0 and a share in [0, 1]")
     return CodesWithin(step, changed)

@@ -15,9 +15,7 @@ class Worst:
     index: tuple[int, ...]
     actual: float
     expected: float
-    ratio: (
-        float  # error over allowance: 1 is just inside; inf for a NaN or where nothing is allowed
-    )
+    ratio: float  # error over allowance: 1 is just inside; inf for a NaN, or where none is allowed
 
     def __str__(self) -> str:
         at = ", ".join(map(str, self.index))
@@ -26,11 +24,15 @@ class Worst:
 
 @dataclass(frozen=True)
 class OutputReport:
-    """The verdict on one output. `message` says what is wrong, empty when it passed."""
+    """The verdict on one output.
+
+    notes:   remarks of the policy, such as where the expected values are from.
+    message: what is wrong, with the first elements that are; empty when it passed.
+    """
 
     name: str
     passed: bool
-    policy: str
+    policy: str  # in a few words; "allclose" is the default comparison
     shape: tuple[int, ...]
     dtype: torch.dtype
     outside: int | None = None  # elements outside tolerance; None where a comparator does not say
@@ -40,6 +42,7 @@ class OutputReport:
 
     @property
     def numel(self) -> int:
+        """Elements of the output."""
         return torch.Size(self.shape).numel()
 
     @property
@@ -48,7 +51,7 @@ class OutputReport:
         return None if self.outside is None else self.outside / max(1, self.numel)
 
     def line(self) -> str:
-        """`'y' PASS  shape=(64, 256) dtype=torch.bfloat16` (language.md 6.5)."""
+        """As it is printed: `'y' PASS  shape=(64, 256) dtype=torch.bfloat16`."""
         label = "" if self.policy == DEFAULT else f" ({self.policy})"
         return (
             f"'{self.name}' {'PASS' if self.passed else 'FAIL'}{label}"

@@ -28,11 +28,16 @@ class RunResult:
 
     A mismatch, missing replay files and a bad pair of options are reported here; what the compiler
     or the kernel raises is raised. Without a golden nothing is compared and `outputs` is empty.
+
+    error:    why it failed; None when it passed.
+    work_dir: where inputs and golden were saved, None when they were not.
+    seed:     what the inputs were drawn with, None where nothing says.
+    bench:    times of the calls; its `first` is the call that was judged.
     """
 
     passed: bool
     error: str | None = None
-    execution_time: float | None = None  # seconds for all stages
+    execution_time: float | None = None  # of all stages
     work_dir: Path | None = None
     outputs: tuple[OutputReport, ...] = ()
     seed: int | None = None

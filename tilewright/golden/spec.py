@@ -21,7 +21,12 @@ SCALAR_DTYPES = (torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool, 
 
 @dataclass
 class TensorSpec:
-    """A tensor argument; `init_value` is None (zeros), a number, a tensor or a callable."""
+    """A tensor argument of a kernel.
+
+    init_value: None gives zeros, a number fills, a tensor is converted to `dtype`; `torch.randn`, `rand`, `zeros`
+                and `ones` are called with the shape, any other callable with nothing.
+    is_output:  the kernel writes it; with an initial value it is read as well.
+    """
 
     name: str
     shape: Sequence[int]

@@ -46,7 +46,14 @@ def validate_golden(
     compare_fn: Mapping[str, Judge] | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raise AssertionError with the first mismatches unless every output agrees with `golden`."""
+    """Raise AssertionError with the first mismatches unless every output agrees with `golden`.
+
+    outputs, golden: tensors by name.
+    compare_fn:      a comparator or a policy for some of them; the others are compared by `torch.allclose`
+                     with rtol and atol.
+    inputs:          what comparators may look at.
+    Raises ValueError when `compare_fn` names no output.
+    """
     case = Case(outputs, golden, inputs or {})
     error = error_of(judge_outputs(case, rtol, atol, compare_fn))
     if error is not None:

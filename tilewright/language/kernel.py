@@ -68,7 +68,7 @@ class Kernel:
     around:    names of the enclosing function that only annotations mention.
     binding:   annotations hold whatever the knob says.
     program:   the `@pl.program` whose method this is; its first parameter is `self`.
-    Raises UnsupportedFeatureError when the source cannot be read.
+    Made by `@pl.jit` and its siblings. Raises UnsupportedFeatureError when the source cannot be read.
     """
 
     def __init__(
@@ -121,7 +121,13 @@ class Kernel:
         return f"@pl.jit function {self.__name__!r}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Compile for these arguments if need be, and run. `config=` is accepted and ignored."""
+        """Compile for these arguments if need be, and run; `pl.Out` and `pl.InOut` tensors are written in place.
+
+        Arguments are contiguous CPU tensors and Python numbers, positional or by name; `config=` is accepted
+        and ignored. Gives None, or the tensors that the kernel itself creates and returns: one, or a tuple.
+        Raises ParserError for mistakes in the kernel, before anything runs; ArgumentError and
+        ArgumentValueError for arguments that it cannot take; BoundsError at the window that leaves its tensor.
+        """
         self._require_entry()
         kwargs.pop("config", None)
         return _launcher().run(self, args, kwargs, None, None)
@@ -129,19 +135,26 @@ class Kernel:
     def run(
         self, *args: Any, backend: str | None = None, threads: int | None = None, **kwargs: Any
     ) -> Any:
-        """As a call, with a chosen back end ('native' or 'interpreter') and number of threads."""
+        """As a call, by a chosen back end and on so many threads; None for what the knobs and Torch say.
+
+        backend: 'native', 'interpreter', or 'checked', which raises CheckFailed for races and undefined contents.
+        """
         self._require_entry()
         return _launcher().run(self, args, kwargs, backend, threads)
 
     def specialize(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
-        """The program compiled for arguments like these; nothing is run and no data is read."""
+        """The program compiled for arguments like these (a `Specialization`); nothing is run, no data is read.
+
+        Tensors may be on the meta device. Raises as a call does.
+        """
         self._require_entry()
         return _launcher().specialize(self, args, kwargs, backend)
 
     def bind(self, *, release: bool = False, **tensors: Any) -> Any:
-        """The kernel with these tensor arguments fixed: weights are packed once, on the first call.
+        """The kernel with these tensor arguments fixed, a `BoundKernel`: weights are packed once, on the first call.
 
-        release: let go of a tensor once it is packed. See `tilewright.bound.BoundKernel`.
+        release: let go of a tensor once it is packed.
+        Raises ArgumentError for a name that is no parameter, and for what is no tensor.
         """
         self._require_entry()
         return _launcher().bind(self, tensors, release)
@@ -191,7 +204,15 @@ def names_around(frame: FrameType) -> Mapping[str, Any]:
 
 
 class Jit(Decorator):
-    """`@pl.jit` makes an entry; its attributes make the kernels that entries call."""
+    """Makes a `Kernel` of a function: an entry, which is compiled when it is called from Python.
+
+    `@pl.jit.inline`, `@pl.jit.incore` and `@pl.jit.opaque` make the kernels that entries call: spliced into the
+    caller, one region, a function of its own.
+
+    check_annotations: False lets arguments differ from the annotated shapes and dtypes.
+    auto_scope, level: accepted, without effect on values.
+    Raises UnsupportedFeatureError for what is no plain function, or has no source to read.
+    """
 
     inline = Decorator("inline")
     incore = Decorator("incore")

@@ -33,15 +33,16 @@ def register(
     The operator takes the kernel's parameters in their order; what is written is what is annotated
     `pl.Out` or `pl.InOut`.
 
-    mutating (the default): outputs are passed and written in place; the tensors that the kernel itself
-    creates and returns, if any, are returned.
-    functional: `Out` parameters are left out, `InOut` parameters are read only; all written tensors are
-    returned, in their order, then those that the kernel creates. What a kernel leaves unwritten is 0.
+    In the mutating form (the default) outputs are passed and written in place; the tensors that the kernel
+    itself creates and returns, if any, are returned.
 
-    outputs: the shapes and dtypes of `Out` parameters for the functional form, where the annotations do not
-    say them: called with the other arguments by name.
-    example: arguments of the kernel, for one that creates its results and has no fixed shapes; tensors on
-    the meta device will do.
+    functional: `Out` parameters are left out, `InOut` parameters are read only; all written tensors are
+                returned, in their order, then those that the kernel creates. What a kernel leaves unwritten
+                is 0.
+    outputs:    the shapes and dtypes of `Out` parameters for the functional form, where the annotations do not
+                say them: called with the other arguments by name.
+    example:    arguments of the kernel, for one that creates its results and has no fixed shapes; tensors on
+                the meta device will do.
 
     Inputs with unusual strides are copied; outputs are not, and are refused. There is no gradient: a backward
     pass through the functional form, and the mutating form on tensors that require a gradient, raise.

@@ -31,7 +31,10 @@ class Packs:
         return len(self._kept)
 
     def of(self, config: Hashable, *weights: Tensor) -> BoundKernel:
-        """The bound kernel for these weights as they are now. Safe to call from several threads at once."""
+        """The bound kernel for these weights as they are now. Safe to call from several threads at once.
+
+        config: whatever `make` needs besides; part of the key.
+        """
         storages = [w.untyped_storage() for w in weights]
         key = (config, *((id(s), *_view(w)) for s, w in zip(storages, weights, strict=True)))
         versions = [None if w.is_inference() else w._version for w in weights]

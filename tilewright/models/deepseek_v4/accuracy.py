@@ -46,8 +46,10 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Error:
-    """One output by one way. within: share of elements whose error is at most ULPS[i] but above ULPS[i - 1];
-    one entry more for the rest.
+    """One output by one way, against the truth.
+
+    within: share of elements, 0 to 1, whose error is at most ULPS[i] BF16 steps of the true value but above
+            ULPS[i - 1]; one entry more for the rest.
     """
 
     way: str
@@ -59,7 +61,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Question:
-    """What to compute: a layer, and tokens start_pos … of one sequence, drawn from `seed`."""
+    """What to compute: a layer, and `tokens` tokens of one sequence from position start_pos on, drawn from `seed`."""
 
     layer: Layer
     rope: Rope
@@ -70,7 +72,7 @@ class Question:
 
 
 def drawn_layer(cfg: Config, seed: int) -> Layer:
-    """Layer 0 of the synthetic checkpoints, before any of its weights is quantised."""
+    """Layer 0 of the synthetic checkpoints, before any of its weights is quantised: FP32, 4 bytes an element."""
     values = {role: original(cfg, 0, role, seed) for role in (*GAINS, *MATRICES)}
     gains = {role: values[role] for role in GAINS}
     matrices = {role: Matrix(values[role], "F32") for role in MATRICES}
@@ -78,7 +80,9 @@ def drawn_layer(cfg: Config, seed: int) -> Layer:
 
 
 def measure(asked: Question, tell: Tell = silent) -> list[Error]:
-    """Errors of every output by every way.
+    """Errors of every output (q, kv, qr) by every way.
+
+    tell: is called with the way, and how many of how many are done.
 
     A layer stored in FP8 has no other weights to be compared with: those are then the truth, and
     the ways with "fp8" are left out. Raises ArgumentValueError for impossible tokens or positions.

@@ -33,6 +33,7 @@ class QKVProjRope(nn.Module):
 
     weights: the buffers' first values by name; uninitialised memory for those not given.
     rope:    "plain" for layers without compressed keys, "yarn" for the others.
+    Raises ArgumentError for a weight of another shape or dtype, and for names that are no weights.
     """
 
     attn_norm: Tensor  # [1, D] FP32
@@ -49,22 +50,7 @@ class QKVProjRope(nn.Module):
         super().__init__()
         self.cfg, self.rope = cfg, rope
         self.frequencies = rope_frequencies(cfg, rope)
-        given = dict(weights or {})
-        for name, (shape, dtype) in buffers(cfg).items():
-            value = given.pop(name, None)
-            if value is None:
-                value = torch.empty(shape, dtype=dtype)
-            if tuple(value.shape) != shape or value.dtype != dtype:
-                raise ArgumentError(
-                    f"the weight {name!r} is {list(value.shape)} {value.dtype},"
-                    f" wanted {list(shape)} {dtype}"
-                )
-            self.register_buffer(name, value)
-        if given:
-            raise ArgumentError(
-                f"there is no weight {next(iter(given))!r}",
-                help=f"there are {', '.join(buffers(cfg))}",
-            )
+        hold(self, buffers(cfg), weights)
 
     def forward(
         self, x: Tensor, start_pos: int = 0, position_ids: Tensor | None = None
@@ -76,26 +62,10 @@ class QKVProjRope(nn.Module):
         them and their outputs are 0.
         Raises ArgumentError, ArgumentValueError for shapes and positions that cannot be.
         """
-        if x.dim() not in (2, 3) or x.shape[-1] != self.cfg.hidden_size:
-            raise ArgumentError(
-                f"x is {list(x.shape)}, wanted [T, {self.cfg.hidden_size}] or"
-                f" [B, S, {self.cfg.hidden_size}]"
-            )
-        lead = x.shape[:-1]
-        if position_ids is None:
-            last = self.cfg.max_positions - lead[-1]
-            if start_pos < 0 or start_pos > last:
-                raise ArgumentValueError(
-                    f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
-                )
-            position_ids = torch.arange(lead[-1]) + start_pos
-        elif tuple(position_ids.shape) not in (tuple(lead), tuple(lead[-1:])):
-            raise ArgumentError(
-                f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
-            )
+        tokens, positions, lead = located(self.cfg, x, start_pos, position_ids)
         made = qkv_proj_rope(
-            x.reshape(-1, x.shape[-1]),
-            position_ids.expand(lead).reshape(-1),
+            tokens,
+            positions,
             self.attn_norm,
             self.wq_a,
             self.q_norm,
@@ -110,7 +80,7 @@ class QKVProjRope(nn.Module):
         return Projected(*(t.reshape(*lead, *t.shape[1:]) for t in made))
 
     def repack(self) -> None:
-        """Pack the weights anew on the next call."""
+        """Pack the weights anew on the next call: needed after changes through `.data` or in inference mode."""
         qkv_packs.forget(self.wq_a, self.wq_b, self.wkv)
 
     def extra_repr(self) -> str:
@@ -130,3 +100,55 @@ def buffers(cfg: Config) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         "wkv": ((D, HEAD_DIM), bf16),
         "kv_norm": ((1, HEAD_DIM), f32),
     }
+
+
+def hold(
+    module: nn.Module,
+    wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    weights: Mapping[str, Tensor] | None,
+) -> None:
+    """Register the buffers `wanted` by name, with these values; uninitialised memory for those not given.
+
+    Raises ArgumentError for a weight of another shape or dtype, and for one that is not wanted.
+    """
+    given = dict(weights or {})
+    for name, (shape, dtype) in wanted.items():
+        value = given.pop(name, None)
+        if value is None:
+            value = torch.empty(shape, dtype=dtype)
+        if tuple(value.shape) != shape or value.dtype != dtype:
+            raise ArgumentError(
+                f"the weight {name!r} is {list(value.shape)} {value.dtype},"
+                f" wanted {list(shape)} {dtype}"
+            )
+        module.register_buffer(name, value)
+    if given:
+        raise ArgumentError(
+            f"there is no weight {next(iter(given))!r}", help=f"there are {', '.join(wanted)}"
+        )
+
+
+def located(
+    cfg: Config, x: Tensor, start_pos: int, position_ids: Tensor | None
+) -> tuple[Tensor, Tensor, torch.Size]:
+    """Tokens [T, D], their positions [T], and the leading axes of x that T stands for.
+
+    Raises ArgumentError, ArgumentValueError for shapes and a start_pos that cannot be.
+    """
+    if x.dim() not in (2, 3) or x.shape[-1] != cfg.hidden_size:
+        raise ArgumentError(
+            f"x is {list(x.shape)}, wanted [T, {cfg.hidden_size}] or [B, S, {cfg.hidden_size}]"
+        )
+    lead = x.shape[:-1]
+    if position_ids is None:
+        last = cfg.max_positions - lead[-1]
+        if start_pos < 0 or start_pos > last:
+            raise ArgumentValueError(
+                f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
+            )
+        position_ids = torch.arange(lead[-1]) + start_pos
+    elif tuple(position_ids.shape) not in (tuple(lead), tuple(lead[-1:])):
+        raise ArgumentError(
+            f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
+        )
+    return x.reshape(-1, x.shape[-1]), position_ids.expand(lead).reshape(-1), lead

@@ -10,6 +10,7 @@ from torch import Tensor
 from tilewright.bound import BoundKernel
 from tilewright.errors import ArgumentValueError
 from tilewright.models.deepseek_v4 import normed_qkv_proj_rope as normed
+from tilewright.models.deepseek_v4 import q_proj_rope as query
 from tilewright.models.deepseek_v4 import qkv_proj_rope as plain
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, T_CHUNK, Config
 from tilewright.models.deepseek_v4.reference import quantize_rows, rope_turned
@@ -21,6 +22,7 @@ PADDING = -1  # the position of a row that is no token
 SIZES_PER_DOUBLING = 4
 
 QKV = tuple[Tensor, Tensor, Tensor, Tensor]
+Q = tuple[Tensor, Tensor, Tensor]
 FrontEnd = tuple[Tensor, Tensor, Tensor]
 
 
@@ -49,9 +51,8 @@ def qkv_proj_rope(
     are made for the positions of the call, so that there is no table. The weights are as in the kernel.
     Raises ArgumentValueError for a position outside -1 … max_positions - 1 before anything runs.
     """
-    rows = tokens_at(position_ids, max_positions)
-    positions = position_ids if rows is None else position_ids[rows]
     cfg = _config(x.shape[1], wq_a.shape[1], wkv.shape[1], wq_b.shape[1], frequencies, eps)
+    tokens = _Tokens(x, position_ids, frequencies, max_positions)
     bound = qkv_packs.of(cfg, wq_a, wq_b, wkv)
 
     def call(
@@ -59,12 +60,7 @@ def qkv_proj_rope(
     ) -> None:
         bound(x, attn_norm, q_norm, wq_b_scale, kv_norm, cos, sin, q, kv, qr, qr_scale)
 
-    made = in_chunks(
-        call,
-        (_rows(x, rows), *rope_turned(positions, frequencies)),
-        [*_outputs(cfg), ((cfg.q_lora_rank,), torch.int8), ((1,), torch.float32)],
-    )
-    q, kv, qr, qr_scale = (_spread(t, rows, len(x)) for t in made)
+    q, kv, qr, qr_scale = tokens.through(call, [*_outputs(cfg), *_codes(cfg)])
     return q, kv, qr, qr_scale
 
 
@@ -91,6 +87,59 @@ def _bind_qkv(cfg: Config, wq_a: Tensor, wq_b: Tensor, wkv: Tensor) -> BoundKern
 
 
 qkv_packs = Packs(_bind_qkv)
+
+
+# -- the query alone, for a process that is sent kv --------------------------------------------------
+
+
+@torch.library.custom_op("tilewright::q_proj_rope", mutates_args=())
+def q_proj_rope(
+    x: Tensor,
+    position_ids: Tensor,
+    attn_norm: Tensor,
+    wq_a: Tensor,
+    q_norm: Tensor,
+    wq_b: Tensor,
+    wq_b_scale: Tensor,
+    head_dim: int,
+    frequencies: Tensor,
+    eps: float,
+    max_positions: int,
+) -> Q:
+    """q, qr and qr_scale as `qkv_proj_rope` gives them, without the weights and the work of kv."""
+    cfg = _config(x.shape[1], wq_a.shape[1], head_dim, wq_b.shape[1], frequencies, eps)
+    tokens = _Tokens(x, position_ids, frequencies, max_positions)
+    bound = q_packs.of(cfg, wq_a, wq_b)
+
+    def call(x: Tensor, cos: Tensor, sin: Tensor, q: Tensor, qr: Tensor, qr_scale: Tensor) -> None:
+        bound(x, attn_norm, q_norm, wq_b_scale, cos, sin, q, qr, qr_scale)
+
+    q, qr, qr_scale = tokens.through(call, [_outputs(cfg)[0], *_codes(cfg)])
+    return q, qr, qr_scale
+
+
+@q_proj_rope.register_fake
+def _(
+    x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
+    wq_b_scale: Tensor, head_dim: int, frequencies: Tensor, eps: float, max_positions: int,
+) -> Q:  # fmt: skip
+    T = x.shape[0]
+    return (
+        x.new_empty(T, wq_b.shape[1] // head_dim, head_dim),
+        x.new_empty(T, wq_a.shape[1], dtype=torch.int8),
+        x.new_empty(T, 1, dtype=torch.float32),
+    )
+
+
+q_proj_rope.register_autograd(no_gradient("ShardedQKVProjRope"))
+
+
+def _bind_q(cfg: Config, wq_a: Tensor, wq_b: Tensor) -> BoundKernel:
+    bound: BoundKernel = query.build(cfg).bind(wq_a=wq_a, wq_b=wq_b, release=True)
+    return bound
+
+
+q_packs = Packs(_bind_q)
 
 
 # -- the operator for attention that is given normed tokens and its own angles -----------------------
@@ -215,15 +264,33 @@ def in_chunks(
     return [x[:tokens] for x in made]
 
 
-def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x.contiguous() if rows is None else x[rows]
+class _Tokens:
+    """The rows of a call that are tokens, with their rows of cos and sin.
 
+    Raises ArgumentValueError for a position that cannot be.
+    """
 
-def _spread(x: Tensor, rows: Tensor | None, tokens: int) -> Tensor:
-    """Rows put where they belong among `tokens` rows, the others 0."""
-    if rows is None:
-        return x
-    return x.new_zeros(tokens, *x.shape[1:]).index_copy_(0, rows, x)
+    def __init__(
+        self, x: Tensor, position_ids: Tensor, frequencies: Tensor, max_positions: int
+    ) -> None:
+        self.count = len(x)
+        self.rows = tokens_at(position_ids, max_positions)
+        positions = position_ids if self.rows is None else position_ids[self.rows]
+        x = x.contiguous() if self.rows is None else x[self.rows]
+        self.inputs = (x, *rope_turned(positions, frequencies))
+
+    def through(
+        self,
+        call: Callable[..., None],
+        outputs: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    ) -> list[Tensor]:
+        """What `call` gives for the tokens, as `in_chunks` makes it; the other rows are 0."""
+        return [self._spread(made) for made in in_chunks(call, self.inputs, outputs)]
+
+    def _spread(self, made: Tensor) -> Tensor:
+        if self.rows is None:
+            return made
+        return made.new_zeros(self.count, *made.shape[1:]).index_copy_(0, self.rows, made)
 
 
 def _config(
@@ -244,3 +311,8 @@ def _outputs(cfg: Config) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """q and kv."""
     heads = (cfg.num_attention_heads, cfg.head_dim)
     return [(heads, torch.bfloat16), ((cfg.head_dim,), torch.bfloat16)]
+
+
+def _codes(cfg: Config) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """qr and qr_scale."""
+    return [((cfg.q_lora_rank,), torch.int8), ((1,), torch.float32)]

@@ -26,7 +26,11 @@ from tilewright.models.deepseek_v4.config import (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a check asks of a kernel's inputs. `start_pos` None: 0 for prefill, drawn for decode."""
+    """What a check asks of a kernel's inputs.
+
+    start_pos: of the first token; None is 0 for prefill, and positions that are drawn for decode.
+    max_seq:   rows of the RoPE tables; None for all positions of the model.
+    """
 
     tokens: int
     start_pos: int | None = None
@@ -37,7 +41,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Entry:
-    """One kernel: `name` is its module and its function."""
+    """One kernel: `name` is its module and its function.
+
+    query:     what the query is projected up in, "int8" or "bf16".
+    specs:     its arguments, in the order of its parameters.
+    reference: the outputs by name, of the arguments by name, computed in the dtype that is given.
+    """
 
     name: str
     summary: str
@@ -47,7 +56,7 @@ class Entry:
     reference: Callable[[Mapping[str, Any], Config, torch.dtype], dict[str, torch.Tensor]]
 
     def build(self, cfg: Config) -> Any:
-        """The kernel for one set of model dimensions."""
+        """The kernel for one set of model dimensions, a `Kernel`."""
         return importlib.import_module(f"{__package__}.{self.name}").build(cfg)
 
     def golden(self, cfg: Config) -> Callable[[dict[str, Any]], None]:
@@ -60,7 +69,7 @@ class Entry:
         return fill
 
     def checks(self, cfg: Config) -> dict[str, Policy]:
-        """The policy of each output."""
+        """The policy of each output, for `compare_fn` of `run_jit`."""
         return checks(cfg, self.query)
 
 

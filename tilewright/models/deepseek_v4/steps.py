@@ -70,12 +70,22 @@ def norm_and_project_down(
 ):
     """The attention norm of tokens t0 … t0+R and the two products of it, as `project_down` gives them."""
     x_norm = pl.create_tensor([R, x.shape[1]], dtype=pl.BF16)
+    norm_tokens(x, attn_norm, x_norm, t0, R, eps)
+    q_low, kv_low = project_down(x_norm, wq_a, wkv)
+    return q_low, kv_low
+
+
+@pl.jit.inline
+def norm_tokens(
+    x: pl.Tensor, attn_norm: pl.Tensor,
+    x_norm: pl.Tensor,  # [R, D] BF16, written
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """The attention norm of tokens t0 … t0+R."""
     with pl.at(level=CORE, name_hint="attn_norm"):
         x_chunk = pl.cast(x[t0 : t0 + R, :], target_type=pl.FP32)
         normed = rms_norm(x_chunk, attn_norm, eps)
         x_norm[:, :] = pl.cast(normed, target_type=pl.BF16, mode="rint")
-    q_low, kv_low = project_down(x_norm, wq_a, wkv)
-    return q_low, kv_low
 
 
 @pl.jit.inline
@@ -84,13 +94,19 @@ def project_down(x_norm: pl.Tensor, wq_a: pl.Tensor, wkv: pl.Tensor):
     R, Q_LORA, HEAD_DIM = x_norm.shape[0], wq_a.shape[1], wkv.shape[1]
     q_low = pl.create_tensor([R, Q_LORA], dtype=pl.FP32)
     kv_low = pl.create_tensor([R, HEAD_DIM], dtype=pl.FP32)
-    for n0 in pl.parallel(0, Q_LORA, Q_LORA_TILE):
-        with pl.at(level=CORE, name_hint="q_down"):
-            q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
+    project_q_down(x_norm, wq_a, q_low)
     for n0 in pl.parallel(0, HEAD_DIM, KV_TILE):
         with pl.at(level=CORE, name_hint="kv_down"):
             kv_low[:, n0 : n0 + KV_TILE] = pl.matmul(x_norm, wkv[:, n0 : n0 + KV_TILE])
     return q_low, kv_low
+
+
+@pl.jit.inline
+def project_q_down(x_norm: pl.Tensor, wq_a: pl.Tensor, q_low: pl.Tensor):
+    """q_low [R, Q_LORA] FP32, written, of x_norm [R, D] BF16."""
+    for n0 in pl.parallel(0, wq_a.shape[1], Q_LORA_TILE):
+        with pl.at(level=CORE, name_hint="q_down"):
+            q_low[:, n0 : n0 + Q_LORA_TILE] = pl.matmul(x_norm, wq_a[:, n0 : n0 + Q_LORA_TILE])
 
 
 @pl.jit.inline

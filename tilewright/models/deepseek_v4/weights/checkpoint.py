@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tilewright.errors import ArgumentValueError
 from tilewright.models.deepseek_v4.config import Config, Rope
 from tilewright.models.deepseek_v4.weights.config_json import (
     ModelConfig,
@@ -28,7 +29,11 @@ from tilewright.models.deepseek_v4.weights.problems import Problems, Tell, liste
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is found in a checkpoint before any tensor is read. subject: its folder, for messages."""
+    """What is found in a checkpoint before any tensor is read.
+
+    subject: its folder, for messages. tensors: where the tensors are. found: the layout of their names.
+    model:   what its config.json says.
+    """
 
     subject: str
     tensors: Tensors
@@ -37,6 +42,7 @@ class Checkpoint:
 
     @property
     def cfg(self) -> Config:
+        """The model's figures: a preset's own where they agree with it."""
         return self.model.cfg
 
     @property
@@ -61,16 +67,28 @@ class Checkpoint:
         """The tensors of a layer by role, from headers; what is wrong with them goes to `problems`."""
         return stored_layer(self.tensors, self.found, layer, self.cfg, self.model.block, problems)
 
-    def layer(self, number: int, tell: Tell = silent) -> Layer:
-        """The weights of one layer, checked to the last element.
+    def layer(self, number: int, tell: Tell = silent, heads: range | None = None) -> Layer:
+        """The weights of one layer, checked to the last element; with `heads`, of these neighbours alone.
 
-        Raises CheckpointError with everything that is wrong with it.
+        tell:  is told how far the reading is.
+        heads: what of wq_b is read, `range(first, last)`; the layer's `cfg` then counts these heads.
+        Raises CheckpointError with everything that is wrong with it, ArgumentValueError for heads that the
+        layer does not have.
         """
         self.require(number)
+        _check_heads(heads, self.cfg.num_attention_heads)
         problems = Problems(f"layer {number} of {self.subject}")
         parts = self.stored(number, problems)
         block = self.model.block
-        return read_layer(parts, self.cfg, number, self.rope(number), block, problems, tell)
+        return read_layer(parts, self.cfg, number, self.rope(number), block, problems, tell, heads)
+
+
+def _check_heads(heads: range | None, count: int) -> None:
+    if heads is not None and not (heads.step == 1 and 0 <= heads.start < heads.stop <= count):
+        raise ArgumentValueError(
+            f"heads is {heads}, wanted neighbours among {count} heads",
+            help=f"range(first, last) with 0 <= first < last <= {count}",
+        )
 
 
 def open_checkpoint(path: str | Path, preset: Config | None = None) -> Checkpoint:
@@ -101,7 +119,11 @@ def open_checkpoint(path: str | Path, preset: Config | None = None) -> Checkpoin
 def from_state_dict(
     tensors: Mapping[str, Tensor], cfg: Config, ropes: tuple[Rope, ...] = ()
 ) -> Checkpoint:
-    """A model's state dict, under the names of either layout, as a checkpoint. Nothing is copied."""
+    """A model's state dict, under the names of either layout, as a checkpoint. Nothing is copied.
+
+    tensors: matrices [out, in], as the checkpoint stores them. ropes: the RoPE of each layer, if that is known.
+    Raises CheckpointError for names of neither layout.
+    """
     subject = "the state dict"
     source = InMemory(tensors)
     return Checkpoint(subject, source, _detected(source, subject), ModelConfig(cfg, ropes))

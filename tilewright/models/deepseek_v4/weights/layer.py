@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,12 +38,16 @@ AGAIN = "download the file again, or convert the checkpoint again"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight [out, in] as stored: wide, or E4M3 with a scale for each block."""
+    """A weight [out, in] as stored: wide, or E4M3 with a scale for each block.
+
+    skip: rows of the first block that lie before the weight's, where it is a part of a larger one.
+    """
 
     weight: Tensor
     dtype: str
     scale: Tensor | None = None
     block: Block = (1, 1)
+    skip: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,12 +55,22 @@ class Matrix:
         return rows, columns
 
     def rows(self, first: int, last: int) -> Tensor:
-        """Rows first … last - 1 as values, FP32; `first` is the first row of a block."""
-        part = self.weight[first:last].float()
+        """Rows first … last - 1 as values, FP32."""
+        part = self.part(first, last)
+        values = part.weight.float()
+        if part.scale is None:
+            return values
+        return scale_blocks(values, part.scale, part.block, part.skip)
+
+    def part(self, first: int, last: int) -> Matrix:
+        """Rows first … last - 1 as a matrix of their own: views, nothing is read."""
+        weight = self.weight[first:last]
         if self.scale is None:
-            return part
-        down = slice(first // self.block[0], -(-last // self.block[0]))
-        return scale_blocks(part, self.scale[down], self.block)
+            return replace(self, weight=weight)
+        height = self.block[0]
+        above, skip = divmod(self.skip + first, height)
+        scale = self.scale[above : -(-(self.skip + last) // height)]
+        return replace(self, weight=weight, scale=scale, skip=skip)
 
     def parts(self) -> Iterator[tuple[int, int]]:
         """(first, last) of runs of rows that are widened together."""
@@ -71,7 +85,12 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one layer. gains: FP32 [N]. rope: None where nothing says which it is."""
+    """The weights of one layer, or of some heads of it; `cfg` counts these.
+
+    rope:     None where nothing says which it is.
+    gains:    attn_norm [D], q_norm [Q_LORA], kv_norm [HEAD_DIM], FP32.
+    matrices: wq_a [Q_LORA, D], wq_b [H * HEAD_DIM, Q_LORA], wkv [HEAD_DIM, D], as stored.
+    """
 
     cfg: Config
     number: int
@@ -80,7 +99,7 @@ class Layer:
     matrices: Mapping[str, Matrix]
 
     def arguments(self, query: Query, tell: Tell = silent) -> dict[str, Tensor]:
-        """What the kernels with such a query take, by parameter.
+        """What the kernels with such a query ("int8" or "bf16") take, by parameter; contiguous, on the CPU.
 
         attn_norm [1, D], q_norm [1, Q_LORA], kv_norm [1, HEAD_DIM] FP32; wq_a [D, Q_LORA], wkv
         [D, HEAD_DIM] BF16; wq_b [Q_LORA, H * HEAD_DIM] BF16, or INT8 with wq_b_scale
@@ -222,35 +241,48 @@ def read_layer(
     block: Block,
     problems: Problems,
     tell: Tell = silent,
+    heads: range | None = None,
 ) -> Layer:
     """The layer, views of the files where nothing has to be converted.
 
+    heads: neighbours of the layer's heads; of wq_b only their rows are read, and the layer is one of so many.
     Raises CheckpointError for what is in `problems` already, and for values that are not finite.
     """
     problems.raise_any()
+    heads = range(cfg.num_attention_heads) if heads is None else heads
+    taken = {"wq_b": (heads.start * cfg.head_dim, heads.stop * cfg.head_dim)}
     gains = {}
     for role in GAINS:
         gains[role] = parts[role].load().float()
         _check_finite(gains[role], parts[role], 0, problems)
     matrices = {}
     for role in MATRICES:
-        weight, scale = parts[role], parts.get(f"{role}.scale")
-        loaded = None
-        if scale is not None:
-            loaded = scale.load()
-            loaded = loaded.view(torch.float8_e8m0fnu) if scale.dtype == "U8" else loaded
-            _check_scale(loaded.float(), scale, problems)
-        matrices[role] = Matrix(
-            weight.load(), weight.dtype, loaded, block if loaded is not None else (1, 1)
-        )
+        matrix = _mapped(parts[role], parts.get(f"{role}.scale"), block)
+        above = 0
+        if role in taken:
+            first, last = taken[role]
+            matrix, above = matrix.part(first, last), first // matrix.block[0]
+        if matrix.scale is not None:
+            _check_scale(matrix.scale.float(), parts[f"{role}.scale"], above, problems)
+        matrices[role] = matrix
     problems.raise_any()
     work = _Work(tell, "reading", sum(m.weight.nbytes for m in matrices.values()))
     for role, matrix in matrices.items():
+        above, _ = taken.get(role, (0, 0))
         for first, last in matrix.parts():
-            _check_finite(matrix.rows(first, last), parts[role], first, problems)
+            _check_finite(matrix.rows(first, last), parts[role], above + first, problems)
             work.done(matrix, last - first)
     problems.raise_any()
-    return Layer(cfg, number, rope, gains, matrices)
+    return Layer(replace(cfg, num_attention_heads=len(heads)), number, rope, gains, matrices)
+
+
+def _mapped(weight: Stored, scale: Stored | None, block: Block) -> Matrix:
+    """The whole matrix as views of its file."""
+    if scale is None:
+        return Matrix(weight.load(), weight.dtype)
+    loaded = scale.load()
+    loaded = loaded.view(torch.float8_e8m0fnu) if scale.dtype == "U8" else loaded
+    return Matrix(weight.load(), weight.dtype, loaded, block)
 
 
 def _check_finite(values: Tensor, stored: Stored, first: int, problems: Problems) -> None:
@@ -266,11 +298,13 @@ def _check_finite(values: Tensor, stored: Stored, first: int, problems: Problems
         problems.add(stored.where, found, "finite numbers", AGAIN)
 
 
-def _check_scale(values: Tensor, stored: Stored, problems: Problems) -> None:
-    """Scales are positive and finite; a UE8M0 byte of 0xFF is NaN."""
+def _check_scale(values: Tensor, stored: Stored, above: int, problems: Problems) -> None:
+    """Scales are positive and finite; a UE8M0 byte of 0xFF is NaN. above: rows of scales before these."""
     wrong = ~(values.isfinite() & (values > 0))
     if bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()
+        value = values[tuple(at)].item()
+        at[0] += above
         byte = " (byte 0xFF)" if stored.dtype in POWER_OF_TWO else ""
-        found = f"{values[tuple(at)].item()}{byte} at {at}, {int(wrong.sum())} in all"
+        found = f"{value}{byte} at {at}, {int(wrong.sum())} in all"
         problems.add(stored.where, found, "scales above 0 and finite", AGAIN)

@@ -38,9 +38,13 @@ def quantize_fp8(x: Tensor, block: Block = FP8_BLOCK) -> tuple[Tensor, Tensor]:
     return codes.to(torch.float8_e4m3fn), scale.to(torch.float8_e8m0fnu)
 
 
-def scale_blocks(x: Tensor, scale: Tensor, block: Block) -> Tensor:
-    """x [out, in] FP32 times the scale of each element's block, in place."""
-    by_row = scale.float().repeat_interleave(block[0], 0)[: x.shape[0]]  # [out, blocks across]
+def scale_blocks(x: Tensor, scale: Tensor, block: Block, skip: int = 0) -> Tensor:
+    """x [out, in] FP32 times the scale of each element's block, in place.
+
+    skip: rows of the first block that lie before x.
+    """
+    by_row = scale.float().repeat_interleave(block[0], 0)  # [rows of whole blocks, blocks across]
+    by_row = by_row[skip : skip + x.shape[0]]
     whole = x.shape[1] // block[1]
     middle = whole * block[1]
     x[:, :middle].unflatten(1, (whole, block[1])).mul_(by_row[:, :whole, None])
