@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
-from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope
+from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope, qkv_proj_rope_cached
 from tilewright.models.deepseek_v4.reference import rope_frequencies
 
 
@@ -67,14 +67,23 @@ class QKVProjRope(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, start_pos: int = 0, position_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        start_pos: int = 0,
+        position_ids: Tensor | None = None,
+        cache: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Projected:
         """x [T, D] or [B, S, D] BF16: tokens of one prompt, of B prompts, or of anything.
 
         Token s of every row stands at start_pos + s, or where position_ids says: one for each token ([T],
         [B, S]) or the same for every row ([S]). Rows with position -1 are padding: nothing is computed for
         them and their outputs are 0.
-        Raises ArgumentError, ArgumentValueError for shapes and positions that cannot be.
+
+        cache [BLOCKS, BLOCK, HEAD_DIM] BF16: the kv row of each token is also written to its slot, one for
+        each token in `slots`, INT32 or INT64; slot s is row s % BLOCK of block s // BLOCK, and -1 is none.
+        `paged_slots` and `window_slots` make them. Nothing else in the cache is touched.
+        Raises ArgumentError, ArgumentValueError for shapes, positions and slots that cannot be.
         """
         if x.dim() not in (2, 3) or x.shape[-1] != self.cfg.hidden_size:
             raise ArgumentError(
@@ -93,7 +102,15 @@ class QKVProjRope(nn.Module):
             raise ArgumentError(
                 f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
             )
-        made = qkv_proj_rope(
+        if (cache is None) != (slots is None):
+            given, missing = ("slots", "cache") if cache is None else ("cache", "slots")
+            raise ArgumentError(f"{given} is given without {missing}", help="give both, or neither")
+        if slots is not None and slots.shape != lead:
+            raise ArgumentError(
+                f"slots is {list(slots.shape)}, wanted {list(lead)}: one for each token",
+                help="-1 is the slot of a token whose kv row is not kept",
+            )
+        arguments = (
             x.reshape(-1, x.shape[-1]),
             position_ids.expand(lead).reshape(-1),
             self.attn_norm,
@@ -107,6 +124,10 @@ class QKVProjRope(nn.Module):
             self.cfg.rms_norm_eps,
             self.cfg.max_positions,
         )
+        if cache is None or slots is None:
+            made = qkv_proj_rope(*arguments)
+        else:
+            made = qkv_proj_rope_cached(*arguments, slots.reshape(-1), cache)
         return Projected(*(t.reshape(*lead, *t.shape[1:]) for t in made))
 
     def repack(self) -> None:

@@ -38,9 +38,7 @@ def store_kv_cached(
     for r in pl.parallel(0, R):
         with pl.at(level=CORE, name_hint="kv_cache"):
             t, slot = t0 + r, pl.read(slots, [t0 + r])
-            kept, turned = kv_rows(
-                kv_low[r : r + 1, :], kv_norm, cos_rows, sin_rows, t, 1, eps
-            )
+            kept, turned = kv_rows(kv_low[r : r + 1, :], kv_norm, cos_rows, sin_rows, t, 1, eps)
             kv[t : t + 1, 0:NOPE] = kept
             kv[t : t + 1, NOPE:HEAD_DIM] = turned
             if slot >= 0:
