@@ -105,6 +105,9 @@ class QKVProjRope(nn.Module):
         if (cache is None) != (slots is None):
             given, missing = ("slots", "cache") if cache is None else ("cache", "slots")
             raise ArgumentError(f"{given} is given without {missing}", help="give both, or neither")
+        for name, tensor in (("cache", cache), ("slots", slots)):
+            if tensor is not None and tensor.device != x.device:
+                raise ArgumentError(f"{name} is on {tensor.device}, x on {x.device}")
         if slots is not None and slots.shape != lead:
             raise ArgumentError(
                 f"slots is {list(slots.shape)}, wanted {list(lead)}: one for each token",

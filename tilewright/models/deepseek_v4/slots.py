@@ -76,8 +76,6 @@ def check_cache(cache: Tensor, head_dim: int, inputs: Mapping[str, Tensor]) -> N
         )
     if cache.dtype != torch.bfloat16:
         raise ArgumentError(f"cache is {cache.dtype}, wanted torch.bfloat16")
-    if not cache.is_cpu:
-        raise ArgumentError(f"cache is on {cache.device}; kernels run on the CPU")
     if not cache.is_contiguous():
         raise ArgumentError(
             f"cache has strides {list(cache.stride())}, wanted {_dense(cache.shape)}",
@@ -99,8 +97,6 @@ def check_slots(slots: Tensor, tokens: int, cache: Tensor, where: Tensor | None)
         raise ArgumentError(f"slots is {slots.dtype}, wanted torch.int32 or torch.int64")
     if slots.shape != (tokens,):
         raise ArgumentError(f"slots is {list(slots.shape)}, wanted [{tokens}]: one for each token")
-    if not slots.is_cpu:
-        raise ArgumentError(f"slots is on {slots.device}; kernels run on the CPU")
     named = slots if where is None else slots[where]
     if not len(named):
         return

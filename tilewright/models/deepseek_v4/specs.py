@@ -20,8 +20,8 @@ from tilewright.golden import ScalarSpec, Spec, TensorSpec
 from tilewright.models.deepseek_v4.config import (
     DECODE_BATCH,
     DECODE_SEQ,
-    PREFILL_SEQ,
     NO_SLOT,
+    PREFILL_SEQ,
     SCALE_BLOCK,
     Config,
     Query,
