@@ -97,3 +97,22 @@ def test_the_memory_of_bind_is_measured():
     rows = [line for line in done.stdout.splitlines() if "release=" in line]
     assert len(rows) == 2
     assert all(row.count("|") == 7 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_beside_the_results_does_not_grow_with_the_tokens():
+    """A copy of the input would be 8 MB, one of the results 23; a chunk takes less than one."""
+    command = [sys.executable, str(SWEEPS.parent / "context_memory.py"), "--preset", "demo"]
+    root = str(SWEEPS.parents[1])
+    done = subprocess.run(
+        [*command, "--tokens", "16384"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "| 16384 |" in line]
+    assert len(rows) == 6
+    assert all(float(row[2]) > 23 for row in rows)
+    assert all(float(row[-1].strip(" |")) < 8 for row in rows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -74,6 +76,19 @@ def test_every_file_that_a_page_names_exists(name: str):
     ]
     links = [link for link in re.findall(r"\]\(([\w.-]+)\)", text) if not (DOCS / link).exists()]
     assert (missing, links) == ([], [])
+
+
+def test_the_program_with_caches_prints_what_stands_below_it():
+    text = (DOCS / "pytorch.md").read_text(encoding="utf-8").partition("## Caches")[2]
+    program, printed = (
+        re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "text")
+    )
+    assert program is not None
+    assert printed is not None
+    done = subprocess.run(
+        [sys.executable, "-c", program[1]], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.stdout == printed[1], done.stderr
 
 
 def test_the_code_that_adding_an_op_quotes_is_the_code():

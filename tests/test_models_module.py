@@ -6,65 +6,29 @@ import copy
 import gc
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from ir_programs import same_bits
+from qkv_layers import CFG, OUTPUTS, TOKENS, assert_same, by_kernel, module, values, x
 
 from tilewright import bound as bound_module
 from tilewright.errors import ArgumentError, ArgumentValueError
-from tilewright.models.deepseek_v4 import ops, q_proj_rope, qkv_proj_rope
-from tilewright.models.deepseek_v4.config import DEMO, ROPES, Rope
-from tilewright.models.deepseek_v4.module import Projected, QKVProjRope, buffers
+from tilewright.models.deepseek_v4 import ops, q_proj_rope
+from tilewright.models.deepseek_v4.config import ROPES, Rope
+from tilewright.models.deepseek_v4.module import QKVProjRope, buffers
 from tilewright.models.deepseek_v4.reference import rope_at
-from tilewright.models.deepseek_v4.specs import decode_specs
 
-CFG = replace(DEMO, max_positions=1 << 20)
-OUTPUTS = Projected._fields
 PARAMETERS = (
     "x", "attn_norm", "wq_a", "q_norm", "wq_b", "wq_b_scale", "rope_cos", "rope_sin", "q", "qr", "qr_scale",
 )  # fmt: skip
-TOKENS = 150
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two whole chunks and a part of one, at a number of tokens that a test can afford."""
     monkeypatch.setattr(ops, "T_CHUNK", 64)
-
-
-@cache
-def values() -> dict[str, torch.Tensor]:
-    """The arguments of a call of the kernel."""
-    return {s.name: s.create_tensor() for s in decode_specs(CFG, TOKENS, seed=4)}
-
-
-def module(rope: Rope = "plain") -> QKVProjRope:
-    return QKVProjRope(CFG, {name: values()[name].clone() for name in buffers(CFG)}, rope)
-
-
-def x(count: int = TOKENS) -> torch.Tensor:
-    return values()["x"][:count]
-
-
-def by_kernel(positions: torch.Tensor, rope: Rope = "plain", **changed: torch.Tensor) -> Projected:
-    """What the kernel gives for tokens at these positions, in one call."""
-    given = {**values(), **changed}
-    count = len(positions)
-    given["x"] = given["x"][:count].contiguous()
-    given["rope_cos"], given["rope_sin"] = rope_at(positions, CFG, rope)
-    for name in OUTPUTS:
-        given[name] = torch.full_like(given[name][:count], 77)
-    qkv_proj_rope.build(CFG)(**given)
-    return Projected(*(given[name] for name in OUTPUTS))
-
-
-def assert_same(got: Projected, wanted: Projected) -> None:
-    for name, a, b in zip(OUTPUTS, got, wanted, strict=True):
-        assert same_bits(a.reshape(b.shape), b), name
 
 
 # Tokens

@@ -63,7 +63,8 @@ class Problem:
         In favour of whoever is judged, q is judged from the codes emitted also where too many of
         those moved; `passed` is then False all the same.
         """
-        checks = self.entry.checks(self.cfg)
+        policies = self.entry.checks(self.cfg)
+        checks = {name: policies[name] for name in OUTPUTS}
         checks["q"] = replace(checks["q"], needs=())
         last = self.tokens if rows is None else min(rows, self.tokens)
         outside, total = dict.fromkeys(OUTPUTS, 0), dict.fromkeys(OUTPUTS, 0)
@@ -85,7 +86,8 @@ class Problem:
         if "start_pos" in part:
             part["start_pos"] += at.start
         else:
-            part |= {name: part[name][at] for name in ("rope_cos", "rope_sin")}
+            by_token = {"rope_cos", "rope_sin", "slots"} & part.keys()
+            part |= {name: part[name][at] for name in by_token}
         return part
 
     def _expected(self, at: slice) -> Outputs:

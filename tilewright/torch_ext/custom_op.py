@@ -57,17 +57,12 @@ def register(
     mutates = [] if functional else [p.name for p in form.written]
     op = torch.library.custom_op(name, form.run, mutates_args=mutates, schema=form.schema())
     op.register_fake(form.fake)
-    if functional:
-        op.register_autograd(no_gradient(name))
-    else:
-        # Torch takes no formula for an operator that writes to its arguments, and would cut the gradient
-        # without a word. The context is set up exactly when there is one to cut.
-        op._setup_context_fn = no_gradient(name)
+    refuse_gradient(op, name)
     return op
 
 
-def no_gradient(name: str) -> Callable[..., NoReturn]:
-    """A backward for `register_autograd` that says that the operator `name` has none."""
+def refuse_gradient(op: CustomOpDef, name: str) -> None:
+    """Let a gradient through `op` raise and name it: in the backward pass, at the call if it writes to arguments."""
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise ArgumentValueError(
@@ -75,7 +70,12 @@ def no_gradient(name: str) -> Callable[..., NoReturn]:
             help="call it under torch.no_grad(), or on x.detach()",
         )
 
-    return refuse
+    if op._opoverload._schema.is_mutable:
+        # Torch takes no formula for an operator that writes to its arguments, and would cut the gradient
+        # without a word. The context is set up exactly when there is one to cut.
+        op._setup_context_fn = refuse
+    else:
+        op.register_autograd(refuse)
 
 
 class _Form:

@@ -72,6 +72,16 @@ def checks(cfg: Config, query: Query = "int8") -> dict[str, Policy]:
     }
 
 
+def cached_checks(cfg: Config) -> dict[str, Policy]:
+    """`checks`, and of the cache every bit: the rows of kv emitted where the slots say, all else as it was."""
+
+    def from_kv(case: Case) -> tuple[Tensor, str]:
+        given = case.values
+        return reference.with_rows(given["cache"], given["slots"], case.actual["kv"]), ""
+
+    return {**checks(cfg), "cache": close().given("kv", derive=from_kv)}
+
+
 def q_from_codes(case: Case, cfg: Config) -> tuple[Tensor, str]:
     """q from the codes and scales emitted; rows with the golden's codes keep the golden's q."""
     qr, qr_scale = case.actual["qr"], case.actual["qr_scale"]

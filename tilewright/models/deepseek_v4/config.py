@@ -24,6 +24,8 @@ INT8_SCALE_MAX = 127.0  # symmetric codes: -128 is never emitted, so that -code 
 INT8_AMAX_FLOOR = (
     1e-4  # an all-zero (padded) row gets a finite inv_scale, hence codes 0 and not NaN
 )
+PADDING = -1  # the position of a row that is no token
+NO_SLOT = -1  # the slot of a token whose kv row is not kept
 SCALE_BLOCK = 128  # columns to a row of `wq_b_scale`, the layout of the checkpoint
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
-from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope
+from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope, qkv_proj_rope_cached
 from tilewright.models.deepseek_v4.reference import rope_frequencies
 
 
@@ -53,17 +53,37 @@ class QKVProjRope(nn.Module):
         hold(self, buffers(cfg), weights)
 
     def forward(
-        self, x: Tensor, start_pos: int = 0, position_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        start_pos: int = 0,
+        position_ids: Tensor | None = None,
+        cache: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Projected:
         """x [T, D] or [B, S, D] BF16: tokens of one prompt, of B prompts, or of anything.
 
         Token s of every row stands at start_pos + s, or where position_ids says: one for each token ([T],
         [B, S]) or the same for every row ([S]). Rows with position -1 are padding: nothing is computed for
         them and their outputs are 0.
-        Raises ArgumentError, ArgumentValueError for shapes and positions that cannot be.
+
+        cache [BLOCKS, BLOCK, HEAD_DIM] BF16: the kv row of each token is also written to its slot, one for
+        each token in `slots`, INT32 or INT64; slot s is row s % BLOCK of block s // BLOCK, and -1 is none.
+        `paged_slots` and `window_slots` make them. Nothing else in the cache is touched.
+        Raises ArgumentError, ArgumentValueError for shapes, positions and slots that cannot be.
         """
         tokens, positions, lead = located(self.cfg, x, start_pos, position_ids)
-        made = qkv_proj_rope(
+        if (cache is None) != (slots is None):
+            given, missing = ("slots", "cache") if cache is None else ("cache", "slots")
+            raise ArgumentError(f"{given} is given without {missing}", help="give both, or neither")
+        for name, tensor in (("cache", cache), ("slots", slots)):
+            if tensor is not None and tensor.device != x.device:
+                raise ArgumentError(f"{name} is on {tensor.device}, x on {x.device}")
+        if slots is not None and slots.shape != lead:
+            raise ArgumentError(
+                f"slots is {list(slots.shape)}, wanted {list(lead)}: one for each token",
+                help="-1 is the slot of a token whose kv row is not kept",
+            )
+        arguments = (
             tokens,
             positions,
             self.attn_norm,
@@ -77,6 +97,10 @@ class QKVProjRope(nn.Module):
             self.cfg.rms_norm_eps,
             self.cfg.max_positions,
         )
+        if cache is None or slots is None:
+            made = qkv_proj_rope(*arguments)
+        else:
+            made = qkv_proj_rope_cached(*arguments, slots.reshape(-1), cache)
         return Projected(*(t.reshape(*lead, *t.shape[1:]) for t in made))
 
     def repack(self) -> None:

@@ -11,12 +11,12 @@ from tilewright.bound import BoundKernel
 from tilewright.errors import ArgumentValueError
 from tilewright.models.deepseek_v4 import normed_qkv_proj_rope as normed
 from tilewright.models.deepseek_v4 import q_proj_rope as query
-from tilewright.models.deepseek_v4 import qkv_proj_rope as plain
-from tilewright.models.deepseek_v4.config import SCALE_BLOCK, T_CHUNK, Config
+from tilewright.models.deepseek_v4 import qkv_proj_rope_cached as cached
+from tilewright.models.deepseek_v4.config import NO_SLOT, PADDING, SCALE_BLOCK, T_CHUNK, Config
 from tilewright.models.deepseek_v4.reference import quantize_rows, rope_turned
-from tilewright.torch_ext import Packs, no_gradient
+from tilewright.models.deepseek_v4.slots import check_cache, check_slots
+from tilewright.torch_ext import Packs, refuse_gradient
 
-PADDING = -1  # the position of a row that is no token
 # Sizes of calls per doubling. A kernel is compiled for its number of tokens: with four sizes a doubling,
 # 30 programs do for every number up to T_CHUNK, and at most a quarter of a call's rows are for nothing.
 SIZES_PER_DOUBLING = 4
@@ -26,7 +26,7 @@ Q = tuple[Tensor, Tensor, Tensor]
 FrontEnd = tuple[Tensor, Tensor, Tensor]
 
 
-# -- the operator of `QKVProjRope` -----------------------------------------------------------------
+# -- the operators of `QKVProjRope` -----------------------------------------------------------------
 
 
 @torch.library.custom_op("tilewright::qkv_proj_rope", mutates_args=())
@@ -48,27 +48,77 @@ def qkv_proj_rope(
 
     x [T, D] BF16; position_ids [T], -1 for rows that are no tokens: nothing is computed for them, their
     outputs are 0. frequencies [ROPE / 2] FP64: the angle per position of each pair; the rows of cos and sin
-    are made for the positions of the call, so that there is no table. The weights are as in the kernel.
+    are made for the positions of a chunk, so that there is no table. The weights are as in the kernel.
     Raises ArgumentValueError for a position outside -1 … max_positions - 1 before anything runs.
     """
+    rows = tokens_at(position_ids, max_positions)
+    nowhere = torch.full((len(x),), NO_SLOT), x.new_empty(1, 1, wkv.shape[1])
+    return _project(
+        x, position_ids, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, frequencies, eps, rows,
+        *nowhere,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("tilewright::qkv_proj_rope_cached", mutates_args=("cache",))
+def qkv_proj_rope_cached(
+    x: Tensor,
+    position_ids: Tensor,
+    attn_norm: Tensor,
+    wq_a: Tensor,
+    q_norm: Tensor,
+    wq_b: Tensor,
+    wq_b_scale: Tensor,
+    wkv: Tensor,
+    kv_norm: Tensor,
+    frequencies: Tensor,
+    eps: float,
+    max_positions: int,
+    slots: Tensor,
+    cache: Tensor,
+) -> QKV:
+    """`qkv_proj_rope` that also makes kv[t] row slots[t] of the cache, in the launches that compute it.
+
+    slots [T] INT32 or INT64; cache [BLOCKS, BLOCK, HEAD_DIM] BF16, whose row s is row s % BLOCK of block
+    s // BLOCK. Tokens with slot -1, and rows that are no tokens whatever their slot, leave no row behind.
+    Raises ArgumentError, ArgumentValueError for a cache that cannot be written so, for a slot outside it and
+    for two tokens with one slot, before anything runs.
+    """
+    rows = tokens_at(position_ids, max_positions)
+    inputs = {
+        "x": x, "position_ids": position_ids, "attn_norm": attn_norm, "wq_a": wq_a, "q_norm": q_norm,
+        "wq_b": wq_b, "wq_b_scale": wq_b_scale, "wkv": wkv, "kv_norm": kv_norm, "frequencies": frequencies,
+        "slots": slots,
+    }  # fmt: skip
+    check_cache(cache, wkv.shape[1], inputs)
+    check_slots(slots, len(x), cache, rows)
+    return _project(
+        x, position_ids, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, frequencies, eps, rows,
+        slots.to(torch.int64), cache,
+    )  # fmt: skip
+
+
+def _project(
+    x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
+    wq_b_scale: Tensor, wkv: Tensor, kv_norm: Tensor, frequencies: Tensor, eps: float, rows: Tensor | None,
+    slots: Tensor, cache: Tensor,
+) -> QKV:  # fmt: skip
     cfg = _config(x.shape[1], wq_a.shape[1], wkv.shape[1], wq_b.shape[1], frequencies, eps)
-    tokens = _Tokens(x, position_ids, frequencies, max_positions)
     bound = qkv_packs.of(cfg, wq_a, wq_b, wkv)
 
-    def call(
-        x: Tensor, cos: Tensor, sin: Tensor, q: Tensor, kv: Tensor, qr: Tensor, qr_scale: Tensor
-    ) -> None:
-        bound(x, attn_norm, q_norm, wq_b_scale, kv_norm, cos, sin, q, kv, qr, qr_scale)
+    def call(x: Tensor, positions: Tensor, slots: Tensor, *made: Tensor) -> None:
+        cos, sin = rope_turned(positions, frequencies)
+        bound(x, attn_norm, q_norm, wq_b_scale, kv_norm, cos, sin, slots, *made, cache)
 
-    q, kv, qr, qr_scale = tokens.through(call, [*_outputs(cfg), *_codes(cfg)])
+    outputs = [*_outputs(cfg), *_codes(cfg)]
+    q, kv, qr, qr_scale = in_chunks(call, (x, position_ids, slots), outputs, rows)
     return q, kv, qr, qr_scale
 
 
-@qkv_proj_rope.register_fake
-def _(
+def _projected_like(
     x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
-    wq_b_scale: Tensor, wkv: Tensor, kv_norm: Tensor, frequencies: Tensor, eps: float, max_positions: int,
+    wq_b_scale: Tensor, wkv: Tensor, *others: object,
 ) -> QKV:  # fmt: skip
+    """The results of both operators without values."""
     T, HEAD_DIM = x.shape[0], wkv.shape[1]
     return (
         x.new_empty(T, wq_b.shape[1] // HEAD_DIM, HEAD_DIM),
@@ -78,11 +128,15 @@ def _(
     )
 
 
-qkv_proj_rope.register_autograd(no_gradient("QKVProjRope"))
+for _operator in (qkv_proj_rope, qkv_proj_rope_cached):
+    _operator.register_fake(_projected_like)
+    refuse_gradient(_operator, "QKVProjRope")
 
 
 def _bind_qkv(cfg: Config, wq_a: Tensor, wq_b: Tensor, wkv: Tensor) -> BoundKernel:
-    bound: BoundKernel = plain.build(cfg).bind(wq_a=wq_a, wq_b=wq_b, wkv=wkv, release=True)
+    # One kernel for both operators, so that weights are packed once: without a slot it writes no cache.
+    kernel = cached.build(cfg)
+    bound: BoundKernel = kernel.bind(wq_a=wq_a, wq_b=wq_b, wkv=wkv, release=True)
     return bound
 
 
@@ -108,13 +162,14 @@ def q_proj_rope(
 ) -> Q:
     """q, qr and qr_scale as `qkv_proj_rope` gives them, without the weights and the work of kv."""
     cfg = _config(x.shape[1], wq_a.shape[1], head_dim, wq_b.shape[1], frequencies, eps)
-    tokens = _Tokens(x, position_ids, frequencies, max_positions)
+    rows = tokens_at(position_ids, max_positions)
     bound = q_packs.of(cfg, wq_a, wq_b)
 
-    def call(x: Tensor, cos: Tensor, sin: Tensor, q: Tensor, qr: Tensor, qr_scale: Tensor) -> None:
-        bound(x, attn_norm, q_norm, wq_b_scale, cos, sin, q, qr, qr_scale)
+    def call(x: Tensor, positions: Tensor, *made: Tensor) -> None:
+        bound(x, attn_norm, q_norm, wq_b_scale, *rope_turned(positions, frequencies), *made)
 
-    q, qr, qr_scale = tokens.through(call, [_outputs(cfg)[0], *_codes(cfg)])
+    outputs = [_outputs(cfg)[0], *_codes(cfg)]
+    q, qr, qr_scale = in_chunks(call, (x, position_ids), outputs, rows)
     return q, qr, qr_scale
 
 
@@ -131,7 +186,7 @@ def _(
     )
 
 
-q_proj_rope.register_autograd(no_gradient("ShardedQKVProjRope"))
+refuse_gradient(q_proj_rope, "ShardedQKVProjRope")
 
 
 def _bind_q(cfg: Config, wq_a: Tensor, wq_b: Tensor) -> BoundKernel:
@@ -172,7 +227,7 @@ def attention_front_end(
         bound(x, _row(q_norm), _row(kv_norm), cos, sin, q, kv_row, latent)
 
     outputs = [*_outputs(cfg), ((cfg.q_lora_rank,), torch.bfloat16)]
-    q, kv_row, latent = in_chunks(call, (x_norm.contiguous(), *rope), outputs)
+    q, kv_row, latent = in_chunks(call, (x_norm, *rope), outputs)
     return q, kv_row, latent
 
 
@@ -189,7 +244,7 @@ def _(
     )
 
 
-attention_front_end.register_autograd(no_gradient("the attention front end"))
+refuse_gradient(attention_front_end, "the attention front end")
 
 
 def _bind_front_end(cfg: Config, q_a: Tensor, q_b: Tensor, kv: Tensor) -> BoundKernel:
@@ -244,53 +299,47 @@ def in_chunks(
     call: Callable[..., None],
     inputs: Sequence[Tensor],
     outputs: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    where: Tensor | None = None,
 ) -> list[Tensor]:
     """`call(*inputs, *outputs)` for all tokens, T_CHUNK at a time; gives the outputs [T, …].
 
-    inputs: contiguous, a row per token; outputs: the shape and dtype of a token's row. The last call may have
-    more rows than there are tokens left: its inputs are filled up with zeros, and what it gives for them
-    lies behind the end of the outputs.
+    inputs: a row per token; outputs: the shape and dtype of a token's row. where: the rows [N] that are
+    tokens, None for all; `call` never sees the others, and their outputs are 0.
+
+    The last call may have more rows than there are tokens left. Floats of its inputs are filled up with 0 and
+    integers with -1, which is no position and no slot; what it gives for them is not in the outputs.
+    Memory beside the outputs is that of one call, however many tokens there are.
     """
-    tokens = len(inputs[0])
+    rows = len(inputs[0])
+    tokens = rows if where is None else len(where)
     whole = tokens - tokens % T_CHUNK
     last = call_size(tokens - whole) if tokens > whole else 0
-    made = [torch.empty(whole + last, *shape, dtype=dtype) for shape, dtype in outputs]
+    if where is None:  # the rows of the last call lie behind the end of the outputs
+        made = [torch.empty(whole + last, *shape, dtype=dtype) for shape, dtype in outputs]
+        part = made
+    else:
+        made = [torch.zeros(rows, *shape, dtype=dtype) for shape, dtype in outputs]
+        size = min(whole + last, T_CHUNK)
+        part = [torch.empty(size, *shape, dtype=dtype) for shape, dtype in outputs]
     for first in range(0, whole + last, T_CHUNK):
         size = min(T_CHUNK, whole + last - first)
-        rows = [x[first : first + size] for x in inputs]
-        if first + size > tokens:
-            rows = [torch.cat((x, x.new_zeros(size - len(x), *x.shape[1:]))) for x in rows]
-        call(*rows, *(x[first : first + size] for x in made))
-    return [x[:tokens] for x in made]
+        if where is None:
+            given = [_filled(x[first : first + size], size) for x in inputs]
+            call(*given, *(y[first : first + size] for y in part))
+        else:
+            at = where[first : first + size]
+            call(*(_filled(x[at], size) for x in inputs), *(y[:size] for y in part))
+            for y, rows_of_y in zip(made, part, strict=True):
+                y.index_copy_(0, at, rows_of_y[: len(at)])
+    return [y[:rows] for y in made]
 
 
-class _Tokens:
-    """The rows of a call that are tokens, with their rows of cos and sin.
-
-    Raises ArgumentValueError for a position that cannot be.
-    """
-
-    def __init__(
-        self, x: Tensor, position_ids: Tensor, frequencies: Tensor, max_positions: int
-    ) -> None:
-        self.count = len(x)
-        self.rows = tokens_at(position_ids, max_positions)
-        positions = position_ids if self.rows is None else position_ids[self.rows]
-        x = x.contiguous() if self.rows is None else x[self.rows]
-        self.inputs = (x, *rope_turned(positions, frequencies))
-
-    def through(
-        self,
-        call: Callable[..., None],
-        outputs: Sequence[tuple[tuple[int, ...], torch.dtype]],
-    ) -> list[Tensor]:
-        """What `call` gives for the tokens, as `in_chunks` makes it; the other rows are 0."""
-        return [self._spread(made) for made in in_chunks(call, self.inputs, outputs)]
-
-    def _spread(self, made: Tensor) -> Tensor:
-        if self.rows is None:
-            return made
-        return made.new_zeros(self.count, *made.shape[1:]).index_copy_(0, self.rows, made)
+def _filled(x: Tensor, size: int) -> Tensor:
+    """x with `size` rows, contiguous."""
+    if len(x) == size:
+        return x.contiguous()
+    fill = 0 if x.is_floating_point() else -1
+    return torch.cat((x, x.new_full((size - len(x), *x.shape[1:]), fill)))
 
 
 def _config(

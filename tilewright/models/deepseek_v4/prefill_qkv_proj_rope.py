@@ -42,12 +42,10 @@ def build(cfg: Config):
     ):
         """q [T, H, HEAD_DIM], kv [T, HEAD_DIM], and the quantised query latent, for tokens start_pos …"""
         tokens = pl.tensor.dim(x, 0)
-        cos_rows = pl.create_tensor([tokens, ROPE], dtype=pl.FP32)
-        sin_rows = pl.create_tensor([tokens, ROPE], dtype=pl.FP32)
-        with pl.at(level=pl.Level.CORE_GROUP, name_hint="rope_rows"):
-            cos_rows[:, :] = rope_cos[start_pos : start_pos + tokens, :]
-            sin_rows[:, :] = rope_sin[start_pos : start_pos + tokens, :]
-
+        cos_rows = rope_cos[
+            start_pos : start_pos + tokens, :
+        ]  # a view: checked here, copied nowhere
+        sin_rows = rope_sin[start_pos : start_pos + tokens, :]
         project_qkv(
             x, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, cos_rows, sin_rows,
             q, kv, qr, qr_scale, EPS,

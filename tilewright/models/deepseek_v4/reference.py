@@ -190,6 +190,22 @@ def decode_reference(
     return qkv_reference({k: v for k, v in inputs.items() if k != "start_pos"}, cfg, wide)
 
 
+def cached_reference(
+    inputs: Mapping[str, Any], cfg: Config, wide: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """`decode_reference`, and the cache [BLOCKS, BLOCK, HEAD_DIM] with the rows named by `slots` [T] replaced."""
+    outputs = decode_reference(inputs, cfg, wide)
+    return {**outputs, "cache": with_rows(inputs["cache"], inputs["slots"], outputs["kv"])}
+
+
+def with_rows(cache: Tensor, slots: Tensor, kv: Tensor) -> Tensor:
+    """A copy of the cache in which row slots[t] is kv[t]; negative slots are none."""
+    kept = slots >= 0
+    rows = cache.flatten(0, 1).clone()
+    rows[slots[kept]] = kv[kept]
+    return rows.reshape(cache.shape)
+
+
 # -- RoPE tables -----------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tilewright.golden import Policy, Spec
 from tilewright.models.deepseek_v4 import reference, specs
-from tilewright.models.deepseek_v4.checks import checks
+from tilewright.models.deepseek_v4.checks import cached_checks, checks
 from tilewright.models.deepseek_v4.config import (
     DECODE_BATCH,
     DECODE_SEQ,
@@ -54,6 +54,7 @@ class Entry:
     tokens: int  # of the deployed call
     specs: Callable[[Config, Inputs], list[Spec]]
     reference: Callable[[Mapping[str, Any], Config, torch.dtype], dict[str, torch.Tensor]]
+    cached: bool = False  # kv rows also go into the slots of a cache
 
     def build(self, cfg: Config) -> Any:
         """The kernel for one set of model dimensions, a `Kernel`."""
@@ -70,7 +71,7 @@ class Entry:
 
     def checks(self, cfg: Config) -> dict[str, Policy]:
         """The policy of each output, for `compare_fn` of `run_jit`."""
-        return checks(cfg, self.query)
+        return cached_checks(cfg) if self.cached else checks(cfg, self.query)
 
 
 def _prefill(query: Query, cfg: Config, asked: Inputs) -> list[Spec]:
@@ -80,12 +81,20 @@ def _prefill(query: Query, cfg: Config, asked: Inputs) -> list[Spec]:
 
 
 def _decode(query: Query, cfg: Config, asked: Inputs) -> list[Spec]:
-    positions = None
-    if asked.start_pos is not None:
-        specs.check_tokens(asked.tokens)
-        positions = range(asked.start_pos, asked.start_pos + asked.tokens)
     max_seq, seed, rope = asked.max_seq, asked.seed, asked.rope
-    return specs.decode_specs(cfg, asked.tokens, positions, max_seq, seed, rope, query)
+    return specs.decode_specs(cfg, asked.tokens, _positions(asked), max_seq, seed, rope, query)
+
+
+def _cached(cfg: Config, asked: Inputs) -> list[Spec]:
+    max_seq, seed, rope = asked.max_seq, asked.seed, asked.rope
+    return specs.cached_specs(cfg, asked.tokens, _positions(asked), max_seq, seed, rope)
+
+
+def _positions(asked: Inputs) -> range | None:
+    if asked.start_pos is None:
+        return None
+    specs.check_tokens(asked.tokens)
+    return range(asked.start_pos, asked.start_pos + asked.tokens)
 
 
 def _entries(query: Query, suffix: str, how: str) -> list[Entry]:
@@ -112,13 +121,26 @@ def _entries(query: Query, suffix: str, how: str) -> list[Entry]:
 
 KERNELS = {
     entry.name: entry
-    for entry in (*_entries("int8", "", ""), *_entries("bf16", "_bf16", "; BF16 throughout"))
+    for entry in (
+        *_entries("int8", "", ""),
+        *_entries("bf16", "_bf16", "; BF16 throughout"),
+        Entry(
+            "qkv_proj_rope_cached",
+            "tokens of many sequences, kv rows into the slots of a cache besides",
+            "int8",
+            DECODE_BATCH * DECODE_SEQ,
+            _cached,
+            reference.cached_reference,
+            cached=True,
+        ),
+    )
 }
 ALIASES = {
     "prefill": "prefill_qkv_proj_rope",
     "decode": "qkv_proj_rope",
     "prefill_bf16": "prefill_qkv_proj_rope_bf16",
     "decode_bf16": "qkv_proj_rope_bf16",
+    "cached": "qkv_proj_rope_cached",
 }
 
 

@@ -20,6 +20,7 @@ from tilewright.golden import ScalarSpec, Spec, TensorSpec
 from tilewright.models.deepseek_v4.config import (
     DECODE_BATCH,
     DECODE_SEQ,
+    NO_SLOT,
     PREFILL_SEQ,
     SCALE_BLOCK,
     Config,
@@ -31,6 +32,8 @@ from tilewright.models.deepseek_v4.reference import rope_at, rope_tables
 # Standard deviation of the drawn weight codes: as when the largest of 1024 normal weights, about
 # 3.2 deviations out, becomes code 127.
 CODE_STD = 127 / 3.2
+CACHE_BLOCK = 16  # rows to a block of the cache; any number would do
+UNCACHED_EVERY = 7  # of so many tokens the last has no slot
 
 
 def prefill_specs(
@@ -90,6 +93,34 @@ def decode_specs(
         TensorSpec("rope_sin", shape, torch.float32, lambda: rows()[1]),
         *_outputs(cfg, tokens, query),
     ]
+
+
+def cached_specs(
+    cfg: Config,
+    tokens: int = DECODE_BATCH * DECODE_SEQ,
+    positions: Sequence[int] | None = None,
+    max_seq: int | None = None,
+    seed: int = 0,
+    rope: Rope = "plain",
+) -> list[Spec]:
+    """`decode_specs`, and a paged cache with rows in it of which each token replaces one, some none."""
+    *inputs, q, kv, qr, qr_scale = decode_specs(cfg, tokens, positions, max_seq, seed, rope)
+    blocks = -(-2 * tokens // CACHE_BLOCK)  # half of the rows stay as they are
+
+    def slots() -> Tensor:
+        drawn = torch.randperm(blocks * CACHE_BLOCK, generator=generator(seed, "slots"))[:tokens]
+        drawn[UNCACHED_EVERY - 1 :: UNCACHED_EVERY] = NO_SLOT
+        return drawn
+
+    shape = (blocks, CACHE_BLOCK, cfg.head_dim)
+    rows = TensorSpec(
+        "cache",
+        shape,
+        torch.bfloat16,
+        lambda: torch.empty(shape).normal_(generator=generator(seed, "cache")),
+        is_output=True,
+    )
+    return [*inputs, TensorSpec("slots", (tokens,), torch.int64, slots), q, kv, qr, qr_scale, rows]
 
 
 def decode_positions(max_seq: int, tokens: int, seed: int) -> Tensor:

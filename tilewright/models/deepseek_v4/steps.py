@@ -117,25 +117,38 @@ def query_latent(q_low: pl.Tensor, q_norm: pl.Tensor, eps: pl.Scalar[pl.FP32]):
 
 
 @pl.jit.inline
-def store_kv(
+def kv_rows(
     kv_low: pl.Tensor,  # [R, HEAD_DIM] FP32
     kv_norm: pl.Tensor,  # [1, HEAD_DIM] FP32
     cos_rows: pl.Tensor,  # [T, ROPE] FP32, the row of each token
     sin_rows: pl.Tensor,  # [T, ROPE] FP32
-    kv: pl.Tensor,  # [T, HEAD_DIM] BF16
     t0: pl.Scalar[pl.INDEX],
     R: pl.Scalar[pl.INDEX],
     eps: pl.Scalar[pl.FP32],
 ):
-    """kv of the chunk: RMSNorm, RoPE on the tail."""
-    HEAD_DIM, PAIRS = kv.shape[1], cos_rows.shape[1] // 2
+    """kv of tokens t0 … t0+R: RMSNorm, RoPE on the tail; [R, HEAD_DIM - ROPE] and [R, ROPE], BF16. Part of a region."""
+    HEAD_DIM, PAIRS = kv_low.shape[1], cos_rows.shape[1] // 2
     NOPE = HEAD_DIM - 2 * PAIRS
+    cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
+    row = rms_norm(kv_low, kv_norm, eps)
+    tail = rotate_pairs(row[:, NOPE:HEAD_DIM], cos, sin)
+    kept = pl.cast(row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
+    turned = pl.cast(tail, target_type=pl.BF16, mode="rint")
+    return kept, turned
+
+
+@pl.jit.inline
+def store_kv(
+    kv_low: pl.Tensor, kv_norm: pl.Tensor, cos_rows: pl.Tensor, sin_rows: pl.Tensor,
+    kv: pl.Tensor,  # [T, HEAD_DIM] BF16
+    t0: pl.Scalar[pl.INDEX], R: pl.Scalar[pl.INDEX], eps: pl.Scalar[pl.FP32],
+):  # fmt: skip
+    """kv of the chunk, a row per token."""
+    HEAD_DIM, NOPE = kv.shape[1], kv.shape[1] - cos_rows.shape[1]
     with pl.at(level=CORE, name_hint="kv_out"):
-        cos, sin = cos_rows[t0 : t0 + R, 0:PAIRS], sin_rows[t0 : t0 + R, 0:PAIRS]
-        kv_row = rms_norm(kv_low, kv_norm, eps)
-        kv_tail = rotate_pairs(kv_row[:, NOPE:HEAD_DIM], cos, sin)
-        kv[t0 : t0 + R, 0:NOPE] = pl.cast(kv_row[:, 0:NOPE], target_type=pl.BF16, mode="rint")
-        kv[t0 : t0 + R, NOPE:HEAD_DIM] = pl.cast(kv_tail, target_type=pl.BF16, mode="rint")
+        kept, turned = kv_rows(kv_low, kv_norm, cos_rows, sin_rows, t0, R, eps)
+        kv[t0 : t0 + R, 0:NOPE] = kept
+        kv[t0 : t0 + R, NOPE:HEAD_DIM] = turned
 
 
 @pl.jit.inline
