@@ -99,7 +99,9 @@ def calls_recorded() -> Iterator[dict[Any, tuple[Any, Any, list[Any]]]]:
     def recorded(kernel: Any, state: Any, bound: Any, backend: str, threads: int | None) -> Any:
         entry = jit.entry_of(kernel, state, bound)
         if id(entry) not in calls:
-            values = [bound.values[s.name] for s in state.slots if s.name not in entry.traced.constants]
+            values = [
+                bound.values[s.name] for s in state.slots if s.name not in entry.traced.constants
+            ]
             values += jit.fresh_results(entry.traced)
             calls[id(entry)] = (kernel, entry, [copied(x) for x in values])
         return launch(kernel, state, bound, backend, threads)
@@ -305,7 +307,9 @@ def main() -> None:
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.once:
-        asked.once.write_text(json.dumps([asdict(row) for row in once(*asked.paths, asked.threads)]))
+        asked.once.write_text(
+            json.dumps([asdict(row) for row in once(*asked.paths, asked.threads)])
+        )
         return
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

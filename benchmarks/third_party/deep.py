@@ -1,6 +1,6 @@
 """A kernel of 500 lines as a library would unroll it: layers of ten products and eight scopes each.
 
-    python benchmarks/third_party/deep.py [LAYERS] > somewhere.py
+python benchmarks/third_party/deep.py [LAYERS] > somewhere.py
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ LAYER = """
                 next@[t0 : t0 + T_TILE, n0 : n0 + N_TILE] = summed
 """
 
-TAIL = '''
+TAIL = """
     for t0 in pl.parallel(0, T, T_TILE):
         with pl.at(level=pl.Level.CORE_GROUP, name_hint="result"):
             y[t0 : t0 + T_TILE, :] = PREVIOUS[t0 : t0 + T_TILE, :]
@@ -215,7 +215,7 @@ if __name__ == "__main__":
     from golden import run_jit
 
     raise SystemExit(not run_jit(deep, specs()).passed)
-'''
+"""
 
 
 def source(layers: int = 4) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import gcd
 
 from tilewright.blocking import MOST_GROUP_BYTES
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index
-from tilewright.ir.typed import shape_of, tensor_type_of, whole_number
+from tilewright.ir.typed import literal_range, shape_of, tensor_type_of
 from tilewright.ir.types import PanelType, TensorType
 from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses, walk
 from tilewright.machine import Machine
@@ -26,7 +27,9 @@ def share_panels(fn: Function, machine: Machine) -> Function:
             once and keeps (Kernel.bind). A matrix whose windows would be packed again in every turn of an
             outer loop is packed by all threads at the beginning of the call.
     Leaves: transposed storage, windows that do not start at a column block, matrices that are also read
-            in other ways, and everything that would be packed just once anyway.
+            in other ways, and everything that would be packed just once anyway, or that nobody knows to be
+            visited: windows whose place is read from memory (pages of a cache), or that memory says of each
+            whether it is read at all (experts without tokens).
     """
     sharer = _Sharer(fn)
     shared = {param.value: packs for param in fn.params if (packs := sharer.packs_of(param))}
@@ -152,17 +155,40 @@ class _Sharer:
         """True when a loop around the pack runs more than once without moving its window."""
         load = self.maker(pack.operands[0])
         assert load is not None
-        moving = self.loops_behind(load.operands[1:3])
+        behind = self.all_behind(load.operands[1:3])
+        if not all(map(self.counts, behind)):
+            return False
+        again = False
         for owner in self.paths[id(pack)]:
-            if owner.name == "for" and owner.blocks[0].args[0] not in moving:
-                bounds = owner.operands[:3]
-                if not all(isinstance(x, Const) for x in bounds):
-                    return True
-                if len(range(*map(whole_number, bounds))) > 1:
-                    return True
-        return False
+            if owner.name in ("if", "for") and self.is_doubtful(owner, behind):
+                return False
+            if owner.name == "for" and owner.blocks[0].args[0] not in behind:
+                turns = literal_range(owner)
+                again = again or turns is None or len(turns) > 1
+        return again
 
-    def loops_behind(self, operands: tuple[Operand, ...]) -> set[Operand]:
+    def is_doubtful(self, owner: Op, behind: set[Operand]) -> bool:
+        """True when memory decides for every place of the window anew whether (or how often) it is read."""
+        deciding = self.all_behind(owner.operands[: 1 if owner.name == "if" else 3])
+        if all(map(self.counts, deciding)):
+            return False
+        return any(self.is_variable(x) for x in deciding & behind)
+
+    def counts(self, x: Operand) -> bool:
+        """True for what is no element of memory: a scalar of the caller, a loop variable, sums of them."""
+        made = self.maker(x)
+        if made is not None:
+            return made.name.startswith("s.")
+        return self.is_variable(x) or (isinstance(x, Value) and self.defined[x].op is None)
+
+    def is_variable(self, x: Operand) -> bool:
+        """True for the variable of a loop."""
+        place = self.defined.get(x) if isinstance(x, Value) else None
+        if place is None or place.block is None or place.op is None:
+            return False
+        return place.op.name == "for" and place.position == 0
+
+    def all_behind(self, operands: Iterable[Operand]) -> set[Operand]:
         """Every value that the operands are computed from."""
         found: set[Operand] = set()
         work = list(operands)
@@ -172,6 +198,6 @@ class _Sharer:
                 continue
             found.add(x)
             made = self.maker(x)
-            if made is not None and made.name.startswith("s."):
+            if made is not None and not made.blocks:
                 work += made.operands
         return found
