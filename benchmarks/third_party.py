@@ -74,7 +74,7 @@ class Row:
 # -- in a process of its own -----------------------------------------------------------------------
 
 
-def once(script: Path, threads: int) -> list[Row]:
+def once(threads: int, script: Path) -> list[Row]:
     """Run the script, then measure what it called."""
     import torch
 
@@ -308,7 +308,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.once:
         asked.once.write_text(
-            json.dumps([asdict(row) for row in once(*asked.paths, asked.threads)])
+            json.dumps([asdict(row) for row in once(asked.threads, *asked.paths)])
         )
         return
     rows: list[Row] = []
