@@ -15,7 +15,9 @@ from tilewright.machine import Machine, avx2, generic_x86_64, host
 from tilewright.native import NativeProgram
 from tilewright.passes.pipeline import prepare
 
-STRIDE = 4099  # a prime: a million numbers of every exponent, subnormals, infinities and NaN among them
+STRIDE = (
+    4099  # a prime: a million numbers of every exponent, subnormals, infinities and NaN among them
+)
 MACHINES = [generic_x86_64(), avx2(), host()] if host().is_x86 else [host()]
 every_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
 every_function = pytest.mark.parametrize("name", ["exp", "log"])

@@ -5,7 +5,13 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
-from pass_programs import MACHINE, assert_native_agrees, assert_pass, assert_unchanged
+from pass_programs import (
+    MACHINE,
+    assert_native_agrees,
+    assert_pass,
+    assert_pass_changes_no_bit,
+    assert_unchanged,
+)
 
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import to_text
@@ -112,12 +118,28 @@ def test_windows_in_the_middle_of_k_are_shared_when_they_start_at_a_group():
     assert_native_agrees(text)
 
 
-LEFT_ALONE = {
-    "transposed storage": twice(
-        w="%w: tensor<128x8, INT8>",
-        b="%b = load %w[%j, 0] valid [64, 8] {shape = [64, 8]} : tile<64x8, INT8>",
+def test_windows_of_a_matrix_in_transposed_storage_are_shared_too():
+    text = twice(
+        w="%w: tensor<128x16, INT8>",
+        b="%b = load %w[%j, 8] valid [64, 8] {shape = [64, 8]} : tile<64x8, INT8>",
         trans=" {trans = true}",
-    ),
+        k0=8,
+    )
+    after = to_text(share_panels(parse(text), MACHINE))
+    assert "pack %w.1, 16, 128 {trans = true} : panel<16x128, INT8>" in after
+    assert "panel_window %panel.1, 8, %j {k = 8, n = 64}" in after
+    assert_pass_changes_no_bit(share_panels, text.replace("INT8", "BF16").replace("INT32", "FP32"))
+    assert_native_agrees(text)
+
+
+LEFT_ALONE = {
+    "a matrix that is packed in two ways": twice(
+        w="%w: tensor<64x64, INT8>",
+        b="%b = load %w[0, 0] valid [64, 64] {shape = [64, 64]} : tile<64x64, INT8>\n"
+        "              %turned = pack %b, 64, 64 {trans = true} : panel<64x64, INT8>",
+        valid="64, 64",
+        k=64,
+    ).replace("%x: tensor<8x16", "%x: tensor<8x64"),
     "windows that start inside a column block": twice(
         w="%w: tensor<8x136, INT8>",
         b="%jj = s.add %j, 8 : INDEX\n              "
