@@ -178,6 +178,30 @@ def test_columns_that_were_stored_twice_are_those_of_the_later_store():
     assert_native_agrees(text)
 
 
+SIDE_BY_SIDE = """
+        func f(%x: tensor<4x32, FP32>, %n: INDEX, inout %t: tensor<4x64, FP32>, out %y: tensor<4x32, FP32>) {{
+          at "both" {{
+            %a = load %x[0, 0] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %m = s.add %n, {distance} : INDEX
+            store %a to %t[0, %n] valid [4, 32] {{shape = [4, 32]}}
+            %b = neg %a : tile<4x32, FP32>
+            store %b to %t[0, %m] valid [4, 32] {{shape = [4, 32]}}
+            %c = load %t[0, %n] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %d = load %t[0, %m] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %e = add %c, %d : tile<4x32, FP32>
+            store %e to %y[0, 0] valid [4, 32] {{shape = [4, 32]}}
+            yield
+          }}
+        }}"""
+
+
+def test_stores_side_by_side_are_both_forwarded_and_overlapping_ones_are_not():
+    assert "add %a, %b" in forwarded(SIDE_BY_SIDE.format(distance=32), n=0)
+    assert "add %c, %b" in forwarded(SIDE_BY_SIDE.format(distance=31), n=1)
+    assert "add %a, %b" in forwarded(SIDE_BY_SIDE.format(distance=-32), n=32)
+    assert "add %c, %b" in forwarded(SIDE_BY_SIDE.format(distance=-31), n=31)
+
+
 def forwarded(text: str, **scalars: int) -> str:
     """The program after the pass; the results are the same."""
     program = parse(text)

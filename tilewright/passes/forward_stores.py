@@ -81,6 +81,7 @@ class _Forwarder:
                 s
                 for s in stored
                 if root_tensor(as_value(s.operands[1]), self.defined) not in changed
+                or self.are_apart(s, op)
             ]
             if op.blocks:  # a second turn finds what the first one left
                 first = kept if op.name in LOOPS else stored
@@ -113,6 +114,19 @@ class _Forwarder:
                     value = self.builder.value("extract", source, load.result.name, shape=shape)
                 return ops, value
         return None
+
+    def are_apart(self, first: Op, second: Op) -> bool:
+        """True for stores into windows of the same name that surely share no element."""
+        if second.name != "store" or first.operands[1] != second.operands[1]:
+            return False
+        shapes = first.attr("shape"), second.attr("shape")
+        starts = (op.operands[2 : 2 + len(shapes[0])] for op in (first, second))
+        for here, there, *extents in zip(*starts, *shapes, strict=True):
+            distance = affine(there, self.defined).plus(affine(here, self.defined), -1)
+            far = distance.const >= extents[0] or -distance.const >= extents[1]
+            if not distance.terms and far:
+                return True
+        return False
 
     def column_within(self, store: Op, load: Op) -> int | None:
         """The stored tile's column at which the loaded window begins, when it lies within and is as high."""
