@@ -178,6 +178,30 @@ def test_columns_that_were_stored_twice_are_those_of_the_later_store():
     assert_native_agrees(text)
 
 
+SIDE_BY_SIDE = """
+        func f(%x: tensor<4x32, FP32>, %n: INDEX, inout %t: tensor<4x64, FP32>, out %y: tensor<4x32, FP32>) {{
+          at "both" {{
+            %a = load %x[0, 0] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %m = s.add %n, {distance} : INDEX
+            store %a to %t[0, %n] valid [4, 32] {{shape = [4, 32]}}
+            %b = neg %a : tile<4x32, FP32>
+            store %b to %t[0, %m] valid [4, 32] {{shape = [4, 32]}}
+            %c = load %t[0, %n] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %d = load %t[0, %m] valid [4, 32] {{shape = [4, 32]}} : tile<4x32, FP32>
+            %e = add %c, %d : tile<4x32, FP32>
+            store %e to %y[0, 0] valid [4, 32] {{shape = [4, 32]}}
+            yield
+          }}
+        }}"""
+
+
+def test_stores_side_by_side_are_both_forwarded_and_overlapping_ones_are_not():
+    assert "add %a, %b" in forwarded(SIDE_BY_SIDE.format(distance=32), n=0)
+    assert "add %c, %b" in forwarded(SIDE_BY_SIDE.format(distance=31), n=1)
+    assert "add %a, %b" in forwarded(SIDE_BY_SIDE.format(distance=-32), n=32)
+    assert "add %c, %b" in forwarded(SIDE_BY_SIDE.format(distance=-31), n=31)
+
+
 def forwarded(text: str, **scalars: int) -> str:
     """The program after the pass; the results are the same."""
     program = parse(text)
@@ -276,16 +300,105 @@ def test_regions_are_joined_over_what_may_as_well_come_before_them(between: str,
     assert between in after
 
 
-def test_a_region_that_hands_out_a_value_is_not_joined():
+HANDS_OUT = (
+    'at "first" {',
+    'at "first" -> (%r: tile<4x32, FP32>) {',
+    "store %b to %t[0, 0] valid [4, 32] {shape = [4, 32]}\n            yield",
+    "store %b to %t[0, 0] valid [4, 32] {shape = [4, 32]}\n            yield %b",
+)
+
+
+def test_what_a_region_hands_out_the_joined_one_hands_out():
     text = changed(
-        'at "first" {',
-        'at "first" -> (%r: tile<4x32, FP32>) {',
-        "store %b to %t[0, 0] valid [4, 32] {shape = [4, 32]}\n            yield",
-        "store %b to %t[0, 0] valid [4, 32] {shape = [4, 32]}\n            yield %b",
+        *HANDS_OUT,
         "store %c to %y",
         "%d = add %c, %r : tile<4x32, FP32>\n            store %d to %y",
+        "            yield\n          }\n        }",
+        "            yield\n          }\n          %e = add %r, %r : tile<4x32, FP32>\n"
+        "          store %e to %t[4, 0] valid [4, 32] {shape = [4, 32]}\n        }",
+    )
+    after = forwarded(text, n=0)
+    assert 'at "first_second" -> (%r: tile<4x32, FP32>)' in after
+    assert "%d = add %b, %b" in after
+
+
+def test_a_region_is_not_joined_over_what_reads_its_result():
+    text = changed(
+        *HANDS_OUT,
+        '          at "second"',
+        '          %v = reshape %r {shape = [8, 16]} : tile<8x16, FP32>\n          at "second"',
     )
     assert forwarded(text, n=0).count('at "') == 2
+
+
+@pytest.mark.parametrize(
+    ("valid", "tile"), [("4, %n", "%b"), ("%n, 32", "%b"), ("4, 32", "%b")], ids=str
+)
+def test_a_load_that_is_valid_in_part_is_the_stored_tile(valid: str, tile: str):
+    text = changed(
+        LOAD,
+        f"%c = load %t[0, 0] valid [{valid}] {{shape = [4, 32]}} : tile<4x32, FP32>",
+        "store %c to %y[0, 0] valid [4, 32]",
+        f"store %c to %y[0, 0] valid [{valid}]",
+    )
+    assert f"store {tile} to %y[0, 0] valid [{valid}]" in forwarded(text, n=3)
+
+
+def test_a_window_whose_place_is_spelt_otherwise_is_the_stored_tile():
+    text = changed(
+        "store %b to %t[0, 0]",
+        "%p = s.mul %n, 4 : INDEX\n            store %b to %t[0, %p]",
+        LOAD,
+        "%q = s.mul %n, 4 : INDEX\n            " + LOAD.replace("%t[0, 0]", "%t[0, %q]"),
+        "%t: tensor<8x32",
+        "%t: tensor<8x48",
+    )
+    assert "store %b to %y" in forwarded(text, n=2)
+
+
+def inner(body: str) -> str:
+    """The second region with its load and its store in a loop or a branch."""
+    store = "store %c to %y[0, 0] valid [4, 32] {shape = [4, 32]}"
+    second = {"load2": LOAD.replace("%c", "%d"), "store2": store.replace("%c", "%d")}
+    text = body.format(load=LOAD, store=store, **second)
+    return changed(LOAD + "\n            " + store, text)
+
+
+IN_A_LOOP = """for %i in range(0, 2, 1) {{
+              {load}
+              {store}
+              yield
+            }}"""
+IN_A_LOOP_THAT_WRITES = """for %i in range(0, 2, 1) {{
+              {load}
+              {store}
+              write %t, 3.0 at [%i, 5]
+              yield
+            }}"""
+IN_A_BRANCH = """%p = s.gt %n, 0 : BOOL
+            if %p {{
+              {load}
+              {store}
+              write %t, 3.0 at [0, 5]
+              yield
+            }} else {{
+              write %t, 4.0 at [0, 5]
+              {load2}
+              {store2}
+              yield
+            }}"""
+
+
+def test_loops_and_branches_read_the_stored_tile():
+    assert "store %b to %y" in forwarded(inner(IN_A_LOOP), n=1)
+    for n in (0, 1):
+        after = forwarded(inner(IN_A_BRANCH), n=n)
+        assert "store %b to %y" in after
+        assert "%d = load %t" in after
+
+
+def test_a_loop_that_writes_reads_memory():
+    assert "%c = load %t" in forwarded(inner(IN_A_LOOP_THAT_WRITES), n=1)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "FP32", "INT8"])

@@ -322,3 +322,27 @@ def test_machine_code_gives_the_same_bits_from_one_loop_as_from_two(dtype: str):
           }}
         }}""",
     )
+
+
+def test_a_third_loop_joins_the_two_that_were_joined():
+    third = """          for %k in parallel(0, 16, 4) {
+            %d = load %y[%k, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, FP32>
+            %e = abs %d : tile<4x32, FP32>
+            store %e to %x[%k, 0] valid [4, 32] {shape = [4, 32]}
+            yield
+          }
+        }
+        """
+    text = TWO_LOOPS.rstrip().removesuffix("}").rstrip() + "\n" + third
+    text = text.replace("%x: tensor", "inout %x: tensor").replace("%j", "%r")
+    text = text.replace(
+        "for %r in parallel(0, 16, 4) {",
+        "for %j in parallel(0, 4, 1) {\n            %r = s.mul %j, 4 : INDEX",
+    )
+    program = parse(text)
+    verify(program)
+    after = fuse_loops(program, MACHINE)
+    verify(after)
+    assert to_text(after).count("parallel(") == 1
+    assert_same_results(program, after)
+    assert_native_agrees(text)

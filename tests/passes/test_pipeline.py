@@ -83,6 +83,46 @@ NARROW_COLUMNS_OF_A_WALK_OVER_K = """
       }
     }"""
 
+A_PRODUCT_AND_WHAT_FOLLOWS_IT = """
+    func f(%x: tensor<4x8192, INT8>, %w: tensor<8192x4096, INT8>, out %y: tensor<4x4096, INT32>) {
+      %t = create {dtype = INT32, shape = [4, 4096]} : tensor<4x4096, INT32>
+      for %i in parallel(0, 4096, 64) {
+        %a = load %x[0, 0] valid [4, 8192] {shape = [4, 8192]} : tile<4x8192, INT8>
+        %b = load %w[0, %i] valid [8192, 64] {shape = [8192, 64]} : tile<8192x64, INT8>
+        %c = matmul %a, %b, 4, 8192, 64 : tile<4x64, INT32>
+        store %c to %t[0, %i] valid [4, 64] {shape = [4, 64]}
+        yield
+      }
+      for %j in parallel(0, 4096, 64) {
+        %d = load %t[0, %j] valid [4, 64] {shape = [4, 64]} : tile<4x64, INT32>
+        %e = neg %d : tile<4x64, INT32>
+        store %e to %y[0, %j] valid [4, 64] {shape = [4, 64]}
+        yield
+      }
+    }"""
+
+COLUMNS_OF_TWO_WIDTHS = """
+    func f(%x: tensor<4x2048, FP32>, out %y: tensor<4x2048, FP32>) {
+      %t = create {dtype = FP32, shape = [4, 2048]} : tensor<4x2048, FP32>
+      for %i in parallel(0, 2048, 32) {
+        at "first" {
+          %a = load %x[0, %i] valid [4, 32] {shape = [4, 32]} : tile<4x32, FP32>
+          store %a to %t[0, %i] valid [4, 32] {shape = [4, 32]}
+          yield
+        }
+        yield
+      }
+      for %j in parallel(0, 2048, 64) {
+        at "second" {
+          %b = load %t[0, %j] valid [4, 64] {shape = [4, 64]} : tile<4x64, FP32>
+          %c = neg %b : tile<4x64, FP32>
+          store %c to %y[0, %j] valid [4, 64] {shape = [4, 64]}
+          yield
+        }
+        yield
+      }
+    }"""
+
 ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS = """
     func f(%x: tensor<13x8, INT8>, %w: tensor<8x64, INT8>, out %y: tensor<13x64, INT32>) {
       %t = create {dtype = INT32, shape = [14, 64]} : tensor<14x64, INT32>
@@ -169,7 +209,8 @@ MOVES = [
         0,
     ),
     (widen_columns, 0, "behind", forward_stores, NARROW_COLUMNS_OF_A_WALK_OVER_K, "for %n", 1, 0),
-    (fuse_loops, 0, "behind", forward_stores, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
+    (fuse_loops, 0, "behind", widen_columns, A_PRODUCT_AND_WHAT_FOLLOWS_IT, "parallel(", 2, 1),
+    (fuse_loops, 1, "behind", forward_stores, COLUMNS_OF_TWO_WIDTHS, "create", 1, 0),
     (fold_constants, 1, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
     (fold_constants, 1, "behind", forward_stores, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
     (forward_stores, 0, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),

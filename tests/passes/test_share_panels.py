@@ -5,7 +5,13 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
-from pass_programs import MACHINE, assert_native_agrees, assert_pass, assert_unchanged
+from pass_programs import (
+    MACHINE,
+    assert_native_agrees,
+    assert_pass,
+    assert_pass_changes_no_bit,
+    assert_unchanged,
+)
 
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import to_text
@@ -112,12 +118,28 @@ def test_windows_in_the_middle_of_k_are_shared_when_they_start_at_a_group():
     assert_native_agrees(text)
 
 
-LEFT_ALONE = {
-    "transposed storage": twice(
-        w="%w: tensor<128x8, INT8>",
-        b="%b = load %w[%j, 0] valid [64, 8] {shape = [64, 8]} : tile<64x8, INT8>",
+def test_windows_of_a_matrix_in_transposed_storage_are_shared_too():
+    text = twice(
+        w="%w: tensor<128x16, INT8>",
+        b="%b = load %w[%j, 8] valid [64, 8] {shape = [64, 8]} : tile<64x8, INT8>",
         trans=" {trans = true}",
-    ),
+        k0=8,
+    )
+    after = to_text(share_panels(parse(text), MACHINE))
+    assert "pack %w.1, 16, 128 {trans = true} : panel<16x128, INT8>" in after
+    assert "panel_window %panel.1, 8, %j {k = 8, n = 64}" in after
+    assert_pass_changes_no_bit(share_panels, text.replace("INT8", "BF16").replace("INT32", "FP32"))
+    assert_native_agrees(text)
+
+
+LEFT_ALONE = {
+    "a matrix that is packed in two ways": twice(
+        w="%w: tensor<64x64, INT8>",
+        b="%b = load %w[0, 0] valid [64, 64] {shape = [64, 64]} : tile<64x64, INT8>\n"
+        "              %turned = pack %b, 64, 64 {trans = true} : panel<64x64, INT8>",
+        valid="64, 64",
+        k=64,
+    ).replace("%x: tensor<8x16", "%x: tensor<8x64"),
     "windows that start inside a column block": twice(
         w="%w: tensor<8x136, INT8>",
         b="%jj = s.add %j, 8 : INDEX\n              "
@@ -138,6 +160,69 @@ LEFT_ALONE = {
         "              %row = load %w[0, 0] valid [1, 64] {shape = [1, 64]} : tile<1x64, INT8>",
     ),
     "a matrix that would be packed just once anyway": twice(turns=4),
+    "a page of a cache": """
+        func f(%x: tensor<8x8, INT8>, %w: tensor<32x64, INT8>, %table: tensor<4, INT32>, out %y: tensor<32x64, INT32>) {
+          for %i in range(0, 8, 4) {
+            for %p in range(0, 4, 1) {
+              %s = read %table[%p] : INT32
+              %s.1 = s.min %s, 3 : INDEX
+              %s.2 = s.max %s.1, 0 : INDEX
+              %at = s.mul %s.2, 8 : INDEX
+              %a = load %x[%i, 0] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+              %b = load %w[%at, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
+              %panel = pack %b, 8, 64 : panel<8x64, INT8>
+              %c = matmul_packed %a, %panel, 4 : tile<4x64, INT32>
+              %row = s.mul %p, 8 : INDEX
+              %row.1 = s.add %row, %i : INDEX
+              store %c to %y[%row.1, 0] valid [4, 64] {shape = [4, 64]}
+              yield
+            }
+            yield
+          }
+        }
+        """,
+    "experts whose tokens are counted in memory": """
+        func f(%x: tensor<8x8, INT8>, %w: tensor<32x64, INT8>, %table: tensor<4, INT32>, out %y: tensor<8x64, INT32>) {
+          for %e in range(0, 4, 1) {
+            %s = read %table[%e] : INT32
+            %s.1 = s.min %s, 2 : INDEX
+            for %t in range(0, %s.1, 1) {
+              %at = s.mul %e, 8 : INDEX
+              %row = s.mul %t, 4 : INDEX
+              %a = load %x[%row, 0] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+              %b = load %w[%at, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
+              %panel = pack %b, 8, 64 : panel<8x64, INT8>
+              %c = matmul_packed %a, %panel, 4 : tile<4x64, INT32>
+              store %c to %y[%row, 0] valid [4, 64] {shape = [4, 64]}
+              yield
+            }
+            yield
+          }
+        }
+        """,
+    "experts that memory turns on": """
+        func f(%x: tensor<8x8, INT8>, %w: tensor<32x64, INT8>, %table: tensor<4, INT32>, out %y: tensor<8x64, INT32>) {
+          for %t in range(0, 8, 4) {
+            for %e in range(0, 4, 1) {
+              %s = read %table[%e] : INT32
+              %on = s.gt %s, 0 : BOOL
+              if %on {
+                %at = s.mul %e, 8 : INDEX
+                %a = load %x[%t, 0] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+                %b = load %w[%at, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
+                %panel = pack %b, 8, 64 : panel<8x64, INT8>
+                %c = matmul_packed %a, %panel, 4 : tile<4x64, INT32>
+                store %c to %y[%t, 0] valid [4, 64] {shape = [4, 64]}
+                yield
+              } else {
+                yield
+              }
+              yield
+            }
+            yield
+          }
+        }
+        """,
     "a matrix that the kernel may change": twice(w="inout %w: tensor<8x128, INT8>"),
 }
 
@@ -146,3 +231,11 @@ LEFT_ALONE = {
 def test_panels_are_left_where_they_are_for(reason: str):
     assert_unchanged(share_panels, LEFT_ALONE[reason])
     assert_native_agrees(LEFT_ALONE[reason])
+
+
+def test_a_matrix_of_as_many_visits_as_the_caller_says_is_packed_at_the_beginning():
+    text = (
+        twice().replace("out %y", "%n: INDEX, out %y").replace("range(0, 8, 4)", "range(0, %n, 4)")
+    )
+    assert "panel_window" in to_text(share_panels(parse(text), MACHINE))
+    assert_native_agrees(text, n=8)

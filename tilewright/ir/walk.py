@@ -81,7 +81,13 @@ class Definition:
 def definitions(function: Function) -> dict[Value, Definition]:
     """Where every value of the function is defined."""
     found = {param.value: Definition(None, i) for i, param in enumerate(function.params)}
-    for op, path in walk(function):
+    return found | defined_by(function)
+
+
+def defined_by(tree: Tree) -> dict[Value, Definition]:
+    """Where the results and block arguments of the ops inside are defined."""
+    found: dict[Value, Definition] = {}
+    for op, path in walk(tree):
         for i, value in enumerate(op.results):
             found[value] = Definition(op, i, None, path)
         for number, block in enumerate(op.blocks):

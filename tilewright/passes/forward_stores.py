@@ -10,7 +10,15 @@ from tilewright.ir.aliases import written
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.typed import as_value, shape_of
-from tilewright.ir.walk import definitions, names_in_use, root_tensor, substitute
+from tilewright.ir.walk import (
+    LOOPS,
+    definitions,
+    free_values,
+    names_in_use,
+    root_tensor,
+    substitute,
+    yielded,
+)
 from tilewright.machine import Machine
 
 BETWEEN = (
@@ -26,7 +34,8 @@ def forward_stores(fn: Function, machine: Machine) -> Function:
 
     Takes:  regions in a row, with scalars and views between them; stores that are valid throughout.
     Gives:  the same values. A load of the stored window is the tile, a load of some of its columns an
-            extract. Stores stay; those into tensors that nobody reads any more are drop_dead's.
+            extract, in loops and branches of the region too. Stores stay; those into tensors that nobody
+            reads any more are drop_dead's. What the regions hand out, the joined one does.
     Leaves: loads of other windows, and everything behind a write that may overlap.
     """
     return _Forwarder(fn).run()
@@ -46,13 +55,16 @@ class _Forwarder:
             [replace(op, blocks=tuple(map(self.block, op.blocks))) for op in source.ops]
         )
         lines = [
-            replace(op, blocks=(self.line(op.blocks[0]),)) if op.name == "at" else op for op in ops
+            replace(op, blocks=(self.line(op.blocks[0], []),)) if op.name == "at" else op
+            for op in ops
         ]
         return Block(source.args, tuple(lines))
 
-    def line(self, block: Block) -> Block:
-        """Forwarding within one straight line."""
-        stored: list[Op] = []
+    def line(self, block: Block, stored: list[Op]) -> Block:
+        """Forwarding within one straight line, and into the loops and branches in it.
+
+        stored: what is in memory when the block begins.
+        """
         mapping: dict[Value, Operand] = {}
         out: list[Op] = []
         for source in block.ops:
@@ -65,24 +77,35 @@ class _Forwarder:
                     out += made
                     continue
             changed = written(op, self.defined)
-            stored = [
+            kept = [
                 s
                 for s in stored
                 if root_tensor(as_value(s.operands[1]), self.defined) not in changed
+                or self.are_apart(s, op)
             ]
+            if op.blocks:  # a second turn finds what the first one left
+                first = kept if op.name in LOOPS else stored
+                blocks = tuple(self.line(inner, list(first)) for inner in op.blocks)
+                op = replace(op, blocks=blocks)
+            stored = kept
             if op.name == "store" and not op.attr("atomic") and is_whole(op):
                 stored.append(op)
             out.append(op)
         return Block(block.args, tuple(out))
 
     def found(self, load: Op, stored: list[Op]) -> tuple[list[Op], Operand] | None:
-        """What to read instead of the load: ops to put in its place, and the value."""
-        if not is_whole(load):
-            return None
+        """What to read instead of the load: ops to put in its place, and the value.
+
+        Where the load is valid in part, the rest of its tile is unspecified, so the stored numbers do.
+        """
+        window = 1 + len(load.attr("shape"))  # the tensor and where it begins
         for store in stored:
-            if store.operands[1:] == load.operands and store.attrs == load.attrs:
+            alike = store.attrs == load.attrs
+            if alike and store.operands[1 : 1 + window] == load.operands[:window]:
                 return [], store.operands[0]
             column = self.column_within(store, load)
+            if alike and column == 0:
+                return [], store.operands[0]
             if column is not None:
                 self.builder.span = load.span
                 with self.builder.block() as ops:
@@ -91,6 +114,19 @@ class _Forwarder:
                     value = self.builder.value("extract", source, load.result.name, shape=shape)
                 return ops, value
         return None
+
+    def are_apart(self, first: Op, second: Op) -> bool:
+        """True for stores into windows of the same name that surely share no element."""
+        if second.name != "store" or first.operands[1] != second.operands[1]:
+            return False
+        shapes = first.attr("shape"), second.attr("shape")
+        starts = (op.operands[2 : 2 + len(shapes[0])] for op in (first, second))
+        for here, there, *extents in zip(*starts, *shapes, strict=True):
+            distance = affine(there, self.defined).plus(affine(here, self.defined), -1)
+            far = distance.const >= extents[0] or -distance.const >= extents[1]
+            if not distance.terms and far:
+                return True
+        return False
 
     def column_within(self, store: Op, load: Op) -> int | None:
         """The stored tile's column at which the loaded window begins, when it lies within and is as high."""
@@ -113,25 +149,35 @@ class _Forwarder:
 
 
 def join_regions(ops: list[Op]) -> list[Op]:
-    """Neighbouring regions without results as one; scalars and views between them come before it."""
+    """Neighbouring regions as one; scalars and views between them come before it."""
     out: list[Op] = []
     last: int | None = None  # where the region that may still grow stands
     for op in ops:
-        plain = op.name == "at" and not op.results
-        if plain and last is not None:
-            before = out.pop(last)
-            names = dict.fromkeys(n for n in (before.attr("name"), op.attr("name")) if n)
-            attrs = make_attrs({"name": "_".join(names) or None})
-            body = Block((), (*before.blocks[0].ops[:-1], *op.blocks[0].ops))
-            out.append(Op("at", (), (), attrs, (body,), before.span))
-            last = len(out) - 1
-            continue
-        if plain:
+        if op.name == "at" and last is not None:
+            joined = _joined(out.pop(last), op)
             last = len(out)
-        elif not (op.name.startswith("s.") or op.name in BETWEEN):
+            out.append(joined)
+            continue
+        if op.name == "at":
+            last = len(out)
+        elif not (op.name.startswith("s.") or op.name in BETWEEN) or (
+            last is not None and set(free_values(op)) & set(out[last].results)
+        ):
             last = None
         out.append(op)
     return out
+
+
+def _joined(first: Op, second: Op) -> Op:
+    """Both regions as one, which hands out what either did; the second reads what the first would yield."""
+    names = dict.fromkeys(n for n in (first.attr("name"), second.attr("name")) if n)
+    attrs = make_attrs({"name": "_".join(names) or None})
+    body = first.blocks[0]
+    handed = dict(zip(first.results, yielded(body), strict=True))
+    following = substitute(second.blocks[0], handed)
+    end = replace(following.ops[-1], operands=(*handed.values(), *yielded(following)))
+    joined = Block((), (*body.ops[:-1], *following.ops[:-1], end))
+    return Op("at", (), (*first.results, *second.results), attrs, (joined,), first.span)
 
 
 def is_whole(op: Op) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tilewright.ir.affine import Affine, affine
@@ -12,6 +11,7 @@ from tilewright.ir.ops import lookup
 from tilewright.ir.typed import as_value
 from tilewright.ir.types import TensorType
 from tilewright.ir.walk import (
+    defined_by,
     definitions,
     free_values,
     memory_of,
@@ -60,7 +60,7 @@ class _Access:
 
 class _LoopFuser:
     def __init__(self, fn: Function) -> None:
-        self.defined: Mapping = definitions(fn)
+        self.defined = definitions(fn)
         self.builder = Builder(names_in_use(fn))
 
     def block(self, block: Block) -> Block:
@@ -77,6 +77,9 @@ class _LoopFuser:
                 continue
             between = out[first + 1 :]
             fused = self.fused(out[first], op)
+            self.defined.update(
+                defined_by(fused)
+            )  # the next neighbour may fit the loop that this is now
             del out[first:]
             out += [*between, *fused]
         return Block(block.args, tuple(out))

@@ -26,6 +26,7 @@ PIPELINE: tuple[Pass, ...] = (
     fold_constants,  # one spelling of every offset, so that equal windows look equal
     start_products,  # `if first: matmul else: matmul_acc` becomes one accumulation: fewer branches below
     merge_products,  # needs the branch gone; a walk over K becomes one product, which can then be widened
+    fuse_loops,  # while a product's loop and those behind it count alike: alone, each would widen differently
     widen_columns,  # narrow column tiles become as wide as the caches like
     fuse_loops,  # needs equal trip counts, which widening makes likelier
     fold_constants,  # fused bodies spell their offsets alike again; loops that widening left with one turn go

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import gcd
+from typing import TypeVar
 
 from tilewright.blocking import MOST_GROUP_BYTES
 from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Param, Value, index
-from tilewright.ir.typed import shape_of, tensor_type_of, whole_number
+from tilewright.ir.typed import literal_range, shape_of, tensor_type_of
 from tilewright.ir.types import PanelType, TensorType
 from tilewright.ir.walk import Replace, definitions, map_ops, names_in_use, uses, walk
 from tilewright.machine import Machine
@@ -25,8 +27,10 @@ def share_panels(fn: Function, machine: Machine) -> Function:
     Gives:  the same values. A frozen parameter becomes a parameter of panel type, which the caller packs
             once and keeps (Kernel.bind). A matrix whose windows would be packed again in every turn of an
             outer loop is packed by all threads at the beginning of the call.
-    Leaves: transposed storage, windows that do not start at a column block, matrices that are also read
-            in other ways, and everything that would be packed just once anyway.
+    Leaves: windows that do not start at a column block, matrices that are also read in other ways, frozen
+            ones in transposed storage, and everything that would be packed just once anyway, or that nobody knows to be
+            visited: windows whose place is read from memory (pages of a cache), or that memory says of each
+            whether it is read at all (experts without tokens).
     """
     sharer = _Sharer(fn)
     shared = {param.value: packs for param in fn.params if (packs := sharer.packs_of(param))}
@@ -40,16 +44,20 @@ def share_panels(fn: Function, machine: Machine) -> Function:
         if matrix not in shared:
             params.append(param)
             continue
-        k, n = shape_of(matrix)
+        rows, columns = shape_of(matrix)
         if param.direction == "frozen":
-            panels[matrix] = Value(matrix.name, PanelType(k, n, tensor_type_of(matrix).dtype))
+            kind = PanelType(rows, columns, tensor_type_of(matrix).dtype)
+            panels[matrix] = Value(matrix.name, kind)
             params.append(replace(param, value=panels[matrix]))
             continue
         params.append(param)
         builder.span = shared[matrix][0].span
-        whole: list[Operand] = [matrix, index(0), index(0), index(k), index(n)]
-        tile = builder.value("load", whole, matrix.name, shape=(k, n))
-        panels[matrix] = builder.value("pack", [tile, index(k), index(n)], "panel")
+        whole: list[Operand] = [matrix, index(0), index(0), index(rows), index(columns)]
+        tile = builder.value("load", whole, matrix.name, shape=(rows, columns))
+        k, n = _turned(shared[matrix][0], (rows, columns))
+        panels[matrix] = builder.value(
+            "pack", [tile, index(k), index(n)], "panel", trans=shared[matrix][0].attr("trans")
+        )
 
     def rewrite(op: Op) -> Replace | None:
         if op.name != "pack":
@@ -59,8 +67,8 @@ def share_panels(fn: Function, machine: Machine) -> Function:
             return None
         builder = Builder(taken)
         builder.span = op.span
-        k0, n0 = load.operands[1:3]
-        k, n = load.attr("shape")
+        k0, n0 = _turned(op, load.operands[1:3])
+        k, n = _turned(op, load.attr("shape"))
         window = builder.value(
             "panel_window", [panels[load.operands[0]], k0, n0], op.result.name, k=k, n=n
         )
@@ -73,6 +81,14 @@ def share_panels(fn: Function, machine: Machine) -> Function:
     body = map_ops(body, lambda op: () if op.name == "load" and op.operands[0] in frozen else None)
     ops = _behind_checks(body.ops, builder.ops)
     return replace(fn, params=tuple(params), body=Block(body.args, ops))
+
+
+T = TypeVar("T")
+
+
+def _turned(pack: Op, pair: tuple[T, ...]) -> tuple[T, ...]:
+    """(K, N) of a pair that goes with the axes of the matrix in memory."""
+    return pair[::-1] if pack.attr("trans") else pair
 
 
 def _behind_checks(ops: tuple[Op, ...], packs: tuple[Op, ...]) -> tuple[Op, ...]:
@@ -110,17 +126,21 @@ class _Sharer:
             if not found or not all(op.name == "pack" and self.is_window(op, load) for op in found):
                 return []
             packs += found
+        if len({op.attr("trans") for op in packs}) > 1:
+            return []
+        if param.direction == "frozen" and any(op.attr("trans") for op in packs):
+            return []
         if param.direction == "in" and not any(self.packed_again(op) for op in packs):
             return []
         return packs
 
     def is_window(self, pack: Op, load: Op) -> bool:
         """True when the pack's panel is a window of the panel of the whole matrix."""
-        rows, columns = shape_of(load.operands[0])
-        k, n = load.attr("shape")
-        k0, n0 = load.operands[1:3]
-        whole_window = load.operands[3:] == pack.operands[1:] == (index(k), index(n))
-        if pack.attr("trans") or load.attr("drop") or not whole_window:
+        rows, columns = _turned(pack, shape_of(load.operands[0]))
+        k, n = _turned(pack, load.attr("shape"))
+        k0, n0 = _turned(pack, load.operands[1:3])
+        whole_window = _turned(pack, load.operands[3:]) == pack.operands[1:] == (index(k), index(n))
+        if load.attr("drop") or not whole_window:
             return False
         all_of_k = k0 == index(0) and k == rows
         unit = MOST_GROUP_BYTES // tensor_type_of(load.operands[0]).dtype.nbytes
@@ -152,17 +172,40 @@ class _Sharer:
         """True when a loop around the pack runs more than once without moving its window."""
         load = self.maker(pack.operands[0])
         assert load is not None
-        moving = self.loops_behind(load.operands[1:3])
+        behind = self.all_behind(load.operands[1:3])
+        if not all(map(self.counts, behind)):
+            return False
+        again = False
         for owner in self.paths[id(pack)]:
-            if owner.name == "for" and owner.blocks[0].args[0] not in moving:
-                bounds = owner.operands[:3]
-                if not all(isinstance(x, Const) for x in bounds):
-                    return True
-                if len(range(*map(whole_number, bounds))) > 1:
-                    return True
-        return False
+            if owner.name in ("if", "for") and self.is_doubtful(owner, behind):
+                return False
+            if owner.name == "for" and owner.blocks[0].args[0] not in behind:
+                turns = literal_range(owner)
+                again = again or turns is None or len(turns) > 1
+        return again
 
-    def loops_behind(self, operands: tuple[Operand, ...]) -> set[Operand]:
+    def is_doubtful(self, owner: Op, behind: set[Operand]) -> bool:
+        """True when memory decides for every place of the window anew whether (or how often) it is read."""
+        deciding = self.all_behind(owner.operands[: 1 if owner.name == "if" else 3])
+        if all(map(self.counts, deciding)):
+            return False
+        return any(self.is_variable(x) for x in deciding & behind)
+
+    def counts(self, x: Operand) -> bool:
+        """True for what is no element of memory: a scalar of the caller, a loop variable, sums of them."""
+        made = self.maker(x)
+        if made is not None:
+            return made.name.startswith("s.")
+        return self.is_variable(x) or (isinstance(x, Value) and self.defined[x].op is None)
+
+    def is_variable(self, x: Operand) -> bool:
+        """True for the variable of a loop."""
+        place = self.defined.get(x) if isinstance(x, Value) else None
+        if place is None or place.block is None or place.op is None:
+            return False
+        return place.op.name == "for" and place.position == 0
+
+    def all_behind(self, operands: Iterable[Operand]) -> set[Operand]:
         """Every value that the operands are computed from."""
         found: set[Operand] = set()
         work = list(operands)
@@ -172,6 +215,6 @@ class _Sharer:
                 continue
             found.add(x)
             made = self.maker(x)
-            if made is not None and made.name.startswith("s."):
+            if made is not None and not made.blocks:
                 work += made.operands
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm import fp8
+from tilewright.codegen.llvm import exponential, fp8
 from tilewright.codegen.llvm.types import (
     BFLOAT,
     F16,
@@ -310,7 +310,11 @@ class Lanes:
                 return b.fdiv(one, self.call("sqrt", x.type, x))
             case "relu":
                 return self.call("maximum", x.type, x, self.same(x, 0.0))
-        return self.call(name, x.type, x)  # sqrt, exp, log, sin, cos
+            case "exp":
+                return exponential.exp(self, x)
+            case "log":
+                return exponential.log(self, x)
+        return self.call(name, x.type, x)  # sqrt, sin, cos
 
     def compare(self, kind: str, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
         """One bit a lane; NaN compares false except `ne`."""
