@@ -226,7 +226,9 @@ def _scalar(slot: Slot, value: Any) -> int | float | bool:
     low, high = dtype.int_range()
     if not low <= number <= high:
         raise ArgumentValueError(
-            f"argument {name!r} is {number}; a {dtype} holds {low} to {high}", span
+            f"argument {name!r} is {number}; a {dtype} holds {low} to {high}",
+            span,
+            help=f"pass a number from {low} to {high}",
         )
     return number
 

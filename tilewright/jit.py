@@ -248,7 +248,10 @@ def thread_count(asked: int | None) -> int | None:
     if asked is None:
         return knobs.threads()
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise ArgumentValueError(f"threads must be a positive number, got {asked!r}")
+        raise ArgumentValueError(
+            f"threads must be a positive number, got {asked!r}",
+            help="pass threads=2, or leave it out for all cores",
+        )
     return asked
 
 

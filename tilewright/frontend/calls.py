@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -61,7 +62,12 @@ def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
     if isinstance(value, Method):
         return value
     if not isinstance(value, Constant):
-        t.fail(UnsupportedFeatureError, f"{describe(value)} cannot be called", node)
+        t.fail(
+            UnsupportedFeatureError,
+            f"{describe(value)} cannot be called",
+            node,
+            help="kernels call pl.… and functions decorated with @pl.jit.inline",
+        )
     thing = value.value
     if may_call(thing):
         return thing
@@ -113,7 +119,12 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     if word is None:
         return _hint(t, node, thing, evaluate)
     if word.name == "cond":
-        t.fail(ParserSyntaxError, "pl.cond stands first in the body of pl.while_ only", node)
+        t.fail(
+            ParserSyntaxError,
+            "pl.cond stands first in the body of pl.while_ only",
+            node,
+            help="write pl.cond(x < limit) right after for (x,) in pl.while_(init_values=(start,)):",
+        )
     if word.name == "submit":
         t.fail(
             ParserSyntaxError,
@@ -122,15 +133,30 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
             help="give its results names on a line of their own: out, tid = pl.submit(…)",
         )
     if word.name == "yield_":
-        t.fail(ParserSyntaxError, "pl.yield_ is a statement: `out = pl.yield_(x)`", node)
+        t.fail(
+            ParserSyntaxError,
+            "pl.yield_ is a statement: `out = pl.yield_(x)`",
+            node,
+            help="write it on a line of its own, last in the body",
+        )
     if word.name in LOOP_WORDS or word.name in SCOPE_WORDS:
         place = "with" if word.name in SCOPE_WORDS else "for … in"
-        t.fail(ParserSyntaxError, f"pl.{word.name} stands after `{place}` only", node)
+        t.fail(
+            ParserSyntaxError,
+            f"pl.{word.name} stands after `{place}` only",
+            node,
+            help=f"write {place} pl.{word.name}(…):",
+        )
     with t.naming("v"):
         bound = bind(t, node, word, evaluate)
     handler = HANDLERS.get(word.name)
     if handler is None:
-        t.fail(UnsupportedFeatureError, f"pl.{word.name} is not supported yet", node)
+        t.fail(
+            UnsupportedFeatureError,
+            f"pl.{word.name} is not supported yet",
+            node,
+            help="docs/operators.md lists what there is",
+        )
     try:
         return handler(t, bound)
     except RuleBroken as broken:
@@ -167,7 +193,12 @@ def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
     try:
         made = thing(*args, **named)
     except TypeError as reason:
-        t.fail(InvalidOperationError, f"pl.{thing.__name__}: {reason}", node)
+        t.fail(
+            InvalidOperationError,
+            f"pl.{thing.__name__}: {reason}",
+            node,
+            help=f"its parameters are {inspect.signature(thing)}",
+        )
     except KernelError as error:
         t.fail(type(error), f"pl.{thing.__name__}: {error.message}", node, error.help)
     return Constant(made)
@@ -217,11 +248,21 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
     named: dict[str, ast.expr] = {}
     for argument in node.args:
         if isinstance(argument, ast.Starred):
-            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+            t.fail(
+                UnsupportedFeatureError,
+                "a starred argument has no place in a kernel",
+                argument,
+                help="write the arguments out, one by one",
+            )
         positional.append(argument)
     for keyword in node.keywords:
         if keyword.arg is None:
-            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+            t.fail(
+                UnsupportedFeatureError,
+                "** arguments have no place in a kernel",
+                node,
+                help="write the arguments out: name=value",
+            )
         named[keyword.arg] = keyword.value
     try:
         ours = in_our_names(word.signature, len(positional), named)

@@ -98,7 +98,12 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
             return
         except _Again:
             t.restore(here)
-    t.fail(UnsupportedFeatureError, "what this loop carries cannot be settled", loop.node)
+    t.fail(
+        UnsupportedFeatureError,
+        "what this loop carries cannot be settled",
+        loop.node,
+        help="give what changes from turn to turn one shape and dtype before the loop",
+    )
 
 
 def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
@@ -239,6 +244,7 @@ def _finals(
             ParserSyntaxError,
             f"a loop with {len(explicit)} init_values ends with pl.yield_ of as many values",
             node,
+            help="write pl.yield_(…) as the last statement of the body, one value for each",
         )
     for key, value in zip(explicit, yielded or (), strict=False):
         if key not in plan.names and not same(start[key].value, value):
