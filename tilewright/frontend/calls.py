@@ -25,7 +25,7 @@ from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, 
 from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
-from tilewright.language.operator import Operator, operator_of
+from tilewright.language.operator import Operator, operator_of, why_not_bound
 from tilewright.language.types import Dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
@@ -264,13 +264,14 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
                 help="write the arguments out: name=value",
             )
         named[keyword.arg] = keyword.value
+    ours = in_our_names(word.signature, len(positional), named)
     try:
-        ours = in_our_names(word.signature, len(positional), named)
         return word.signature.bind(*positional, **ours).arguments
     except TypeError as reason:
+        text, near = why_not_bound(word.signature, len(positional), ours, reason)
         t.fail(
             InvalidOperationError,
-            f"pl.{word.name}: {reason}",
+            f"pl.{word.name}: {text}",
             node,
-            help=f"its parameters are {word.signature}",
+            help=near or f"its parameters are {word.signature}",
         )

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol
 
-from tilewright.errors import KernelError, UndefinedVariableError
+from tilewright.errors import KernelError, UndefinedVariableError, like
 
 # Words of the wider dialect that a CPU has no use for, and what to write in their place.
 INSTEAD = {
@@ -89,8 +89,6 @@ FROM_PYTHON = (
     "take a number out of it outside the kernel: int(…), float(…); data comes as an argument"
 )
 
-LIKENESS = 0.7  # row_summ is row_sum (0.93), ad is add (0.8); submit is not sub (0.67)
-
 
 class Complains(Protocol):
     """Somebody who reads a kernel and can refuse a piece of it."""
@@ -108,12 +106,6 @@ class Complains(Protocol):
 def instead(name: str, known: Iterable[str], owner: str = "") -> str | None:
     """What to write where `name` is not known: what does its work, or what it looks like."""
     return INSTEAD.get(name) or like(name, known, owner)
-
-
-def like(name: str, known: Iterable[str], owner: str = "") -> str | None:
-    """Of the names that there are the one that was meant, if it looks like it."""
-    near = difflib.get_close_matches(name, list(known), 1, LIKENESS)
-    return f"did you mean {owner}{near[0]}?" if near else None
 
 
 def undefined(t: Complains, node: ast.Name, known: Iterable[str]) -> NoReturn:

@@ -18,9 +18,10 @@ from tilewright.errors import (
     ParserTypeError,
     UndefinedVariableError,
     UnsupportedFeatureError,
+    like,
 )
 from tilewright.frontend.calls import call
-from tilewright.frontend.complaints import Complains, instead, like
+from tilewright.frontend.complaints import Complains, instead
 from tilewright.frontend.subscripts import subscript
 from tilewright.frontend.tracer import Tracer, from_python, is_language, to_number
 from tilewright.frontend.values import (

@@ -29,6 +29,7 @@ from tilewright.frontend.values import (
 from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
+from tilewright.language.operator import why_not_bound
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 RESULT = "return.value"  # what a function gives back goes by this name while it is read
@@ -176,11 +177,12 @@ def _bind(
     try:
         return dict(kernel.signature.bind(*positional, **named).arguments)
     except TypeError as reason:
+        text, near = why_not_bound(kernel.signature, len(positional), named, reason)
         t.fail(
             InvalidOperationError,
-            f"{kernel.__name__}: {reason}",
+            f"{kernel.__name__}: {text}",
             node,
-            help=f"its parameters are {', '.join(p.name for p in parameters)}",
+            help=near or f"its parameters are {', '.join(p.name for p in parameters)}",
         )
 
 

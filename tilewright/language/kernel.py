@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, FunctionType
 from typing import Any, Literal, Protocol
 
-from tilewright.errors import KernelError, UnsupportedFeatureError
+from tilewright.errors import KernelError, UnsupportedFeatureError, author_line, line_of
 
 KernelKind = Literal["entry", "inline", "incore", "opaque", "spmd"]
 
@@ -148,8 +148,10 @@ class Kernel:
 
     def _require_entry(self) -> None:
         if self.kind != "entry":
+            code = self.function.__code__
             raise UnsupportedFeatureError(
                 f"{self.__name__!r} is an {self.kind} kernel: only other kernels can call it",
+                author_line() or line_of(code.co_filename, code.co_firstlineno),
                 help="call it from a kernel decorated with @pl.jit",
             )
 
