@@ -20,7 +20,7 @@ from tilewright.frontend.lint import lint
 from tilewright.language import Kernel
 
 TABLE = Path(__file__).parent / "broken_kernels.txt"
-HEAD = '''\
+HEAD = """\
 import math
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def kernel(
     x: pl.Tensor[[16, 32], pl.FP32], w: pl.Tensor[[32, 64], pl.FP32], n: pl.Scalar[pl.INT32],
     y: pl.Out[pl.Tensor[[16, 32], pl.FP32]],
 ):
-'''
+"""
 FIRST = HEAD.count("\n")
 BY_READING = "(the lint says so too)"
 
@@ -98,7 +98,7 @@ def report_of(path: Path) -> tuple[KernelError, str]:
         call(kernel_in(path))
     text = str(caught.value).replace(f"{path.parent}/", "")
     text = re.sub(r"(kernel\.py:|lines? )(\d+)", lambda m: f"{m[1]}{int(m[2]) - FIRST}", text)
-    margin = f"^( +)(\\d+) (?=\\| )"
+    margin = "^( +)(\\d+) (?=\\| )"
     text = re.sub(margin, lambda m: f"{m[1]}{int(m[2]) - FIRST:>{len(m[2])}} ", text, flags=re.M)
     return caught.value, text
 

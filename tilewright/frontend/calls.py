@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NoReturn
 
+from tilewright import language
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
@@ -16,7 +17,7 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
-from tilewright.frontend.complaints import Complains
+from tilewright.frontend.complaints import INSTEAD, Complains
 from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.keywords import in_our_names
 from tilewright.frontend.operands import Call
@@ -92,6 +93,11 @@ def refuse_callee(t: Complains, node: ast.Call, builtin: bool, function: bool) -
     """The call of something that lives in Python only."""
     name = ast.unparse(node.func)
     advice = BUILTIN_HELP.get(name) if builtin else None
+    if advice is None and node.args and all(_is_literal(x) for x in node.args):
+        advice = f"compute it outside the kernel, and use its name: VALUE = {ast.unparse(node)}"
+    elif advice is None and isinstance(node.func, ast.Attribute):
+        word = node.func.attr
+        advice = INSTEAD.get(word) or (f"write pl.{word}(…)" if word in language.__all__ else None)
     if advice is None and function:
         advice = f"decorate {name} with @pl.jit.inline to call it from a kernel"
     t.fail(
@@ -100,6 +106,10 @@ def refuse_callee(t: Complains, node: ast.Call, builtin: bool, function: bool) -
         node,
         help=advice or "kernels call pl.… and functions decorated with @pl.jit.inline",
     )
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return all(isinstance(n, (ast.Constant, ast.UnaryOp, ast.unaryop)) for n in ast.walk(node))
 
 
 def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:

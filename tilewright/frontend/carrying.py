@@ -31,6 +31,7 @@ from tilewright.frontend.values import (
     Named,
     Number,
     Tensor,
+    Unknown,
     same,
 )
 from tilewright.ir.nodes import Block as Ops
@@ -316,6 +317,8 @@ def _after(
     for key, binding in inside.items():
         if key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
+        elif isinstance(binding.value, Unknown):  # a mistake, which is on the list
+            t.frame.names[key] = binding
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(
                 key,

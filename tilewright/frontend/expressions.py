@@ -11,7 +11,7 @@ import operator as py
 from types import ModuleType
 from typing import Any, NoReturn
 
-from tilewright.dtypes import BOOL, DType
+from tilewright.dtypes import BOOL, INT64, UINT64
 from tilewright.errors import (
     InvalidOperationError,
     ParserSyntaxError,
@@ -36,7 +36,6 @@ from tilewright.frontend.values import (
     is_number,
 )
 from tilewright.ir.nodes import Const
-from tilewright.language.operator import operator_of
 from tilewright.language.program import Program
 
 # operator class -> (Python's meaning on constants, the scalar op at run time)
@@ -82,6 +81,8 @@ ON_CONSTANTS = {
     "|": "write + where no bits meet; `or` joins conditions",
     "^": "write a != b for conditions",
 }
+SMALLEST, LARGEST = INT64.int_range()[0], UINT64.int_range()[1]
+MOST_BITS = 1024  # of a shift or an exponent between constants
 MOST_LISTED = 12  # attributes of an enumeration that a help names
 EXPRESSIONS = "kernels know names, arithmetic on scalars, subscripts and calls of pl.…"
 NO_EXPRESSION = {
@@ -103,6 +104,19 @@ NO_EXPRESSION = {
 
 def evaluate(t: Tracer, node: ast.expr) -> Named:
     """The value of an expression; what it computes at run time is appended to the program."""
+    value = _evaluate(t, node)
+    found = value.value if isinstance(value, Constant) else 0
+    if isinstance(found, int) and not SMALLEST <= found <= LARGEST:
+        t.fail(
+            ParserTypeError,
+            f"an integer of {found.bit_length()} bits: scalars have 64",
+            node,
+            help="use a smaller number",
+        )
+    return value
+
+
+def _evaluate(t: Tracer, node: ast.expr) -> Named:
     with t.at(node):
         match node:
             case ast.Constant(value=v):
@@ -238,6 +252,13 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
                 notes=t.notes(node),
             )
     if isinstance(left, Constant) and isinstance(right, Constant) and compute is not None:
+        if sign in ("**", "<<") and isinstance(right.value, int) and right.value > MOST_BITS:
+            t.fail(
+                ParserTypeError,
+                f"{ast.unparse(node)} is larger than any scalar",
+                node,
+                help="use a smaller number",
+            )
         try:
             return from_python(compute(left.value, right.value))
         except (TypeError, ValueError, ZeroDivisionError, OverflowError, MemoryError) as reason:
@@ -263,7 +284,7 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
             UnsupportedFeatureError,
             f"{sign} works on constants only, got {describe(a)} and {describe(b)}",
             node,
-            help=ON_CONSTANTS.get(sign),
+            help=ON_CONSTANTS.get(sign, "compute with + - * // and %"),
         )
     if name in ("s.floordiv", "s.mod") and isinstance(b.operand, Const) and b.operand.value == 0:
         t.fail(
@@ -410,10 +431,8 @@ def text(t: Tracer, node: ast.JoinedStr) -> Named:
             parts.append(str(part.value))
         elif isinstance(part, ast.FormattedValue):
             value = evaluate(t, part.value)
-            if (
-                not isinstance(value, Constant)
-                or isinstance(value.value, DType)
-                or operator_of(value.value)
+            if not isinstance(value, Constant) or not (
+                is_number(value.value) or isinstance(value.value, str)
             ):
                 t.fail(
                     UnsupportedFeatureError,

@@ -233,15 +233,7 @@ def literal_as(t: Tracer, what: str, value: Any, dtype: DType, node: ast.AST) ->
     """A Python number as an element of `dtype`; InvalidOperationError when it does not fit."""
     if isinstance(value, (bool, int, float)):
         if dtype.is_float:
-            try:
-                return float(value)
-            except OverflowError:
-                t.fail(
-                    InvalidOperationError,
-                    f"{what}: an integer of {int(value).bit_length()} bits is no {dtype}",
-                    node,
-                    help="use a smaller number",
-                )
+            return float(value)
         if dtype == BOOL:
             return bool(value)
         if float(value).is_integer():

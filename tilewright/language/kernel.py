@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from types import FrameType, FunctionType
 from typing import Any, Literal, Protocol
 
-from tilewright.errors import KernelError, UnsupportedFeatureError, author_line, line_of
+from tilewright.errors import (
+    InvalidOperationError,
+    KernelError,
+    UnsupportedFeatureError,
+    author_line,
+    like,
+    line_of,
+)
 
 KernelKind = Literal["entry", "inline", "incore", "opaque", "spmd"]
 
@@ -173,7 +180,16 @@ class Decorator:
         check_annotations: bool = True,
         auto_scope: bool = True,
         level: Any = None,
+        **unknown: Any,
     ) -> Any:
+        for option in unknown:
+            known = ("check_annotations", "auto_scope", "level")
+            raise InvalidOperationError(
+                f"@pl.jit has no option {option!r}",
+                author_line(),
+                help=like(option, known) or f"there are {', '.join(known)}",
+            )
+
         def decorate(decorated: Callable[..., Any]) -> Kernel:
             return Kernel(decorated, self.kind, check_annotations, around)
 

@@ -58,7 +58,9 @@ def _theirs(module: str) -> str:
 
 def _not_there(error: ImportError, place: Span | None) -> tuple[str, Span | None, list[str], str]:
     """Message, place, notes and help for an import that failed."""
-    module, name = error.name or "", getattr(error, "name_from", None)
+    module = error.name or ""
+    asked = re.search(r"cannot import name '(\w+)'", str(error))
+    name = asked[1] if asked else ""
     if isinstance(error, ModuleNotFoundError):
         root = module.partition(".")[0]
         offered = [n for n in STAND_INS if n.partition(".")[0] == root]
@@ -70,5 +72,5 @@ def _not_there(error: ImportError, place: Span | None) -> tuple[str, Span | None
         return text, place, [], f"install it: pip install {root}; or leave it out"
     held = sys.modules.get(module)
     text = f"{_theirs(module)} has no {name}" if name else " ".join(str(error).split())
-    near = like(str(name), dir(held)) if name and held is not None else None
+    near = like(name, dir(held)) if name and held is not None else None
     return text, place, [], near or "look at what the module offers"
