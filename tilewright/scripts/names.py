@@ -40,7 +40,9 @@ class StandIns(MetaPathFinder, Loader):
             return None
         if fullname not in STAND_INS:
             raise ModuleNotFoundError(
-                f"tilewright stands in for {root} and has no {fullname}", name=fullname
+                f"tilewright stands in for {root} and has no {fullname}; "
+                f"there are {', '.join(n for n in STAND_INS if n.startswith(root))}",
+                name=fullname,
             )
         return ModuleSpec(fullname, self, is_package=fullname in ("pypto", "golden"))
 
