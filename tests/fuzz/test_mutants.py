@@ -30,7 +30,7 @@ from tilewright.language import Kernel
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 NAMES = (
     "hello_add", "softmax", "layer_norm", "matmul_tiled", "wrong_sign", "two_variants",
-    "examples/softmax_online", "examples/splitk", "examples/cross_entropy", "examples/paged_attention",
+    "examples/softmax_online", "examples/cross_entropy", "examples/paged_attention",
 )  # fmt: skip
 TEXTS = {
     name: (SCRIPTS / f"{name}.py")

@@ -306,7 +306,12 @@ class Tracer:
         if isinstance(found, bool) or not isinstance(found, int):
             divided = any(isinstance(n, ast.Div) for n in ast.walk(node))
             hint = "write // instead of /" if divided else "write a whole number"
-            self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, hint)
+            self.fail(
+                ParserTypeError,
+                f"{what} must be an integer, got {describe(Constant(found))}",
+                node,
+                hint,
+            )
         return found
 
     def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
