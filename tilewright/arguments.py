@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import isfinite, prod
 from typing import Any, TypeAlias
 
-from tilewright.dtypes import ARGUMENT_DTYPES, BOOL, DType
-from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.dtypes import ARGUMENT_DTYPES, BF16, BOOL, FP16, FP32, DType
+from tilewright.errors import ArgumentError, ArgumentValueError, KernelError
 from tilewright.frontend import Parameter, signature_of
 from tilewright.frontend.signature import Kind
+from tilewright.frontend.source import source_of
 from tilewright.language.kernel import Kernel
+from tilewright.language.operator import why_not_bound
 from tilewright.span import Span
 
 # `str(torch.float32)` without its prefix, so that torch need not be imported to read a dtype.
@@ -29,6 +31,7 @@ class Slot:
     kind: Kind
     dtype: DType | None
     span: Span
+    written: bool = False  # marked Out or InOut: a copy would not do
 
 
 TensorKind: TypeAlias = tuple[tuple[int, ...], DType]
@@ -55,7 +58,13 @@ class Bound:
 
 def slots_of(kernel: Kernel) -> tuple[Slot, ...]:
     return tuple(
-        Slot(p.name, p.kind, p.dtype if p.kind == "scalar" else None, p.span)
+        Slot(
+            p.name,
+            p.kind,
+            p.dtype if p.kind == "scalar" else None,
+            p.span,
+            p.direction != "in",
+        )
         for p in signature_of(kernel)
     )
 
@@ -77,10 +86,30 @@ def bind(
     """
     if kwargs or len(args) != len(slots):
         args = _by_name(kernel, slots, args, kwargs)
+    try:
+        return _bound(slots, args, data, released)
+    except KernelError as first:
+        first.also = tuple(_others(slots, args, data, released, first))
+        raise
+
+
+def _others(
+    slots: Sequence[Slot], args: Sequence[Any], data: bool, released: Set[str], first: KernelError
+) -> Iterator[KernelError]:
+    """What is wrong with the other arguments, each taken by itself."""
+    for slot, value in zip(slots, args, strict=True):
+        try:
+            _bound([slot], [value], data, released)
+        except KernelError as error:
+            if error.message != first.message:
+                yield error
+
+
+def _bound(slots: Sequence[Slot], args: Sequence[Any], data: bool, released: Set[str]) -> Bound:
     values: dict[str, Any] = {}
     types: dict[str, TensorKind] = {}
     nbytes: dict[str, int] = {}
-    key = []
+    key: list[TensorKind] = []
     for slot, value in zip(slots, args, strict=True):
         name = slot.name
         if slot.kind == "tensor":
@@ -103,14 +132,21 @@ def _by_name(
     try:
         bound = kernel.signature.bind(*args, **kwargs)
     except TypeError as reason:
-        missing = next((s for s in slots if repr(s.name) in str(reason)), None)
+        names = [s.name for s in slots]
+        text, near = why_not_bound(kernel.signature, len(args), kwargs, reason)
+        missing = next((s for s in slots if repr(s.name) in text), None)
         raise ArgumentError(
-            f"{kernel.title}: {reason}",
-            missing.span if missing else None,
-            help=f"its parameters are {', '.join(s.name for s in slots)}",
+            f"{kernel.title}: {text}",
+            missing.span if missing else _definition(kernel),
+            help=near or f"its parameters are {', '.join(names)}",
         ) from None
     bound.apply_defaults()
     return tuple(bound.arguments[slot.name] for slot in slots)
+
+
+def _definition(kernel: Kernel) -> Span:
+    source = source_of(kernel)
+    return source.span(source.function)
 
 
 # What calls have found before: (torch dtype, torch shape) -> (our kind, bytes), and the layouts that are
@@ -118,6 +154,9 @@ def _by_name(
 _kinds: dict[tuple[Any, Any], tuple[TensorKind, int]] = {}
 _strided: set[Any] = set()
 KINDS_KEPT = 4096
+LONGEST = 40  # letters of an argument that a message shows
+# The largest finite numbers; FP8 and FP4 scalars are not taken.
+LARGEST = {FP32: (2 - 2**-23) * 2.0**127, BF16: (2 - 2**-7) * 2.0**127, FP16: 65504.0}
 
 
 def _tensor_kind(slot: Slot, value: Any) -> tuple[TensorKind, int]:
@@ -142,7 +181,7 @@ def _tensor_type(slot: Slot, value: Any) -> TensorKind:
             raise ArgumentError(
                 f"argument {name!r} must be a Torch tensor, got {_kind(value)}",
                 span,
-                help="pass a torch.Tensor",
+                help=_as_tensor(name, value),
             )
         raise ArgumentError(
             f"argument {name!r} has dtype {value.dtype}; kernels take {ACCEPTED}",
@@ -185,7 +224,9 @@ def _require_data(slot: Slot, value: Any) -> None:
             f"argument {name!r} is not contiguous: shape {list(value.shape)},"
             f" strides {list(value.stride())}",
             span,
-            help=f"{name}.contiguous()",
+            help=f"pass one made for it: torch.empty({list(value.shape)}, dtype={value.dtype})"
+            if slot.written
+            else f"{name}.contiguous()",
         )
     _strided.add(value.layout)
 
@@ -214,7 +255,7 @@ def _scalar(slot: Slot, value: Any) -> int | float | bool:
                 span,
                 help="pass a float",
             )
-        return float(value)
+        return _float(slot, value)
     try:
         number = operator.index(value)
     except TypeError:
@@ -226,48 +267,87 @@ def _scalar(slot: Slot, value: Any) -> int | float | bool:
     low, high = dtype.int_range()
     if not low <= number <= high:
         raise ArgumentValueError(
-            f"argument {name!r} is {number}; a {dtype} holds {low} to {high}", span
+            f"argument {name!r} is {number}; a {dtype} holds {low} to {high}",
+            span,
+            help=f"pass a number from {low} to {high}",
         )
     return number
 
 
+def _float(slot: Slot, value: int | float) -> float:
+    """A number as a float of the scalar's dtype holds it: NaN and infinities are fine."""
+    assert slot.dtype is not None
+    largest = LARGEST[slot.dtype]
+    if -largest <= value <= largest or (not isinstance(value, int) and not isfinite(value)):
+        return float(value)
+    shown = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
+    raise ArgumentValueError(
+        f"argument {slot.name!r} is {shown}; a {slot.dtype} holds -{largest:.6g} to {largest:.6g}",
+        slot.span,
+        help="pass a smaller number, or math.inf",
+    )
+
+
+def _as_tensor(name: str, value: Any) -> str:
+    """How something else becomes a tensor."""
+    if type(value).__module__ == "numpy":
+        return f"torch.from_numpy({name})"
+    if isinstance(value, (list, tuple, int, float)):
+        return f"torch.tensor({name})"
+    return "pass a torch.Tensor"
+
+
 def _kind(value: Any) -> str:
-    if isinstance(value, (bool, int, float, str)) or value is None:
+    if value is None or (isinstance(value, (bool, int, float, str)) and len(repr(value)) < LONGEST):
         return repr(value)
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' or name == 'ndarray' else 'a'} {name}"
 
 
 def check_annotations(parameters: Sequence[Parameter], bound: Bound) -> None:
     """Arguments have the shapes and dtypes that their annotations fix. ArgumentError otherwise."""
-    for p in parameters:
-        if p.kind != "tensor":
-            continue
-        shape, dtype = bound.types[p.name]
-        if p.dtype is not None and dtype != p.dtype:
-            raise ArgumentError(
-                f"argument {p.name!r} has dtype {dtype}, the kernel is annotated {p.dtype}",
+    found = [
+        error
+        for p in parameters
+        if p.kind == "tensor"
+        for error in _against(p, *bound.types[p.name])
+    ]
+    if found:
+        found[0].also = tuple(found[1:])
+        raise found[0]
+
+
+def _against(p: Parameter, shape: tuple[int, ...], dtype: DType) -> Iterator[ArgumentError]:
+    """Where an argument differs from its annotation."""
+    if p.dtype is not None and dtype != p.dtype:
+        yield ArgumentError(
+            f"argument {p.name!r} has dtype {dtype}, the kernel is annotated {p.dtype}",
+            p.span,
+            help=f"{p.name}.to(torch.{p.dtype.torch})"
+            if p.dtype.torch
+            else "no Torch tensor has it: annotate another",
+        )
+    if p.shape is None:
+        return
+    wanted = "[" + ", ".join("any" if n is None else str(n) for n in p.shape) + "]"
+    if len(shape) != len(p.shape):
+        yield ArgumentError(
+            f"argument {p.name!r} has rank {len(shape)}, shape {list(shape)};"
+            f" the kernel is annotated {wanted}",
+            p.span,
+            help="reshape the argument, or annotate the parameter with a bare pl.Tensor",
+        )
+        return
+    for axis, (found, fixed) in enumerate(zip(shape, p.shape, strict=True)):
+        if fixed is not None and found != fixed:
+            yield ArgumentError(
+                f"argument {p.name!r} has shape {list(shape)},"
+                f" the kernel is annotated {wanted}:"
+                f" axis {axis} is {found}, wanted {fixed}",
                 p.span,
-                help=f"{p.name}.to(torch.{p.dtype.torch})" if p.dtype.torch else None,
+                help="annotate axes that vary with pl.dynamic",
             )
-        if p.shape is None:
-            continue
-        wanted = "[" + ", ".join("any" if n is None else str(n) for n in p.shape) + "]"
-        if len(shape) != len(p.shape):
-            raise ArgumentError(
-                f"argument {p.name!r} has rank {len(shape)}, shape {list(shape)};"
-                f" the kernel is annotated {wanted}",
-                p.span,
-                help="reshape the argument, or annotate the parameter with a bare pl.Tensor",
-            )
-        for axis, (found, fixed) in enumerate(zip(shape, p.shape, strict=True)):
-            if fixed is not None and found != fixed:
-                raise ArgumentError(
-                    f"argument {p.name!r} has shape {list(shape)},"
-                    f" the kernel is annotated {wanted}:"
-                    f" axis {axis} is {found}, wanted {fixed}",
-                    p.span,
-                    help="annotate axes that vary with pl.dynamic",
-                )
+            return
 
 
 def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:

@@ -6,11 +6,19 @@ try. `CompilerBug` is ours: it keeps the traceback and the program text and asks
 
 from __future__ import annotations
 
+import difflib
 import linecache
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import FrameType, TracebackType
 
 from tilewright.span import Span
+
+OURS = str(Path(__file__).parent)
+LIKENESS = 0.7  # row_summ is row_sum (0.93), ad is add (0.8); submit is not sub (0.67)
 
 
 class KernelError(Exception):
@@ -80,6 +88,14 @@ class ArgumentValueError(KernelError, ValueError):
     """A call whose argument has the right type and an impossible value."""
 
 
+class SpecError(KernelError, ValueError):
+    """Specs, comparators or tolerances of a golden run that do not fit together or to the kernel."""
+
+
+class SpecTypeError(KernelError, TypeError):
+    """Something of another kind than a golden run takes."""
+
+
 class CheckpointError(KernelError, ValueError):
     """A checkpoint that is not what it should be: a file, a tensor, a value, or its config.json."""
 
@@ -144,9 +160,18 @@ def index_outside(subject: str, where: int, count: int, span: Span | None = None
 class CompilerBug(Exception):
     """The compiler broke its own rules. Nothing the author did; please report it with this text."""
 
-    def __init__(self, message: str, program: str | None = None) -> None:
+    def __init__(self, message: str, program: str | None = None, span: Span | None = None) -> None:
+        self.span = span
+        if span is not None:
+            message = "\n".join(_place(span, f"error: {message}", len(str(span.line)) + 2))
         text = f"{message}\n(this is a bug in tilewright, not in your kernel; please report it with this text)"
         super().__init__(text if program is None else f"{text}\n\n{program}")
+
+
+def like(name: str, known: Iterable[str], owner: str = "") -> str | None:
+    """Of the names that there are the one that was meant, if it looks like it."""
+    near = difflib.get_close_matches(name, list(known), 1, LIKENESS)
+    return f"did you mean {owner}{near[0]}?" if near else None
 
 
 def raised_at(error: BaseException, file: str) -> Span | None:
@@ -158,8 +183,41 @@ def raised_at(error: BaseException, file: str) -> Span | None:
     known = [getattr(frame, name, None) for name in ("colno", "end_lineno", "end_colno")]
     if all(isinstance(n, int) for n in known):  # from Python 3.11 on
         return Span(file, line, int(known[0] or 0), int(known[1] or 0), int(known[2] or 0))
+    return line_of(file, line)
+
+
+def line_of(file: str, line: int) -> Span:
+    """A whole line of a file, without its indentation."""
     text = linecache.getline(file, line).rstrip()
     return Span(file, line, len(text) - len(text.lstrip()), line, len(text))
+
+
+def author_line() -> Span | None:
+    """Where the caller's code is that asked us: the innermost frame that is none of ours."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    file, known = frame.f_code.co_filename, (None, None, None, None)
+    if hasattr(frame.f_code, "co_positions"):  # from Python 3.11 on
+        known = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), known)
+    line, end_line, col, end_col = known
+    if line is None or end_line is None or col is None or end_col is None:
+        return line_of(file, frame.f_lineno)
+    return Span(file, line, col, end_line, end_col)
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith((OURS, "<string>"))
+
+
+def without_our_frames(found: TracebackType | None) -> TracebackType | None:
+    """A traceback of the author's own lines; None when there are none."""
+    if found is None:
+        return None
+    found.tb_next = without_our_frames(found.tb_next)
+    return found.tb_next if _is_ours(found.tb_frame.f_code.co_filename) else found
 
 
 def render(error: KernelError) -> str:

@@ -5,6 +5,7 @@ The one file that meets every floor. Nothing heavy is imported before the first 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from tilewright import knobs
 from tilewright.arguments import Bound, Slot, bind, check_annotations, check_overlap, slots_of
-from tilewright.errors import ArgumentValueError, CheckFailed, KernelError
+from tilewright.errors import ArgumentValueError, CheckFailed, CompilerBug, KernelError
 from tilewright.frontend import (
     NeedsConstant,
     ScalarArgument,
@@ -231,8 +232,23 @@ def launch(kernel: Kernel, state: State, bound: Bound, backend: str, threads: in
     check_overlap(kernel, bound, written)
     values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
     fresh = fresh_results(traced)
-    special.run([*values, *fresh], threads)
+    try:
+        special.run([*values, *fresh], threads)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise KernelError(
+            f"the temporaries of {kernel.__name__!r} need more memory than there is: {error}",
+            traced.function.span,
+            help="use smaller tiles, or fewer elements in pl.create_tensor",
+        ) from error
     return results_of(traced, bound, fresh)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or "allocate" in str(error)
 
 
 def chosen_backend(asked: str | None) -> str:
@@ -252,7 +268,10 @@ def thread_count(asked: int | None) -> int | None:
     if asked is None:
         return knobs.threads()
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise ArgumentValueError(f"threads must be a positive number, got {asked!r}")
+        raise ArgumentValueError(
+            f"threads must be a positive number, got {asked!r}",
+            help="pass threads=2, or leave it out for all cores",
+        )
     return asked
 
 
@@ -298,7 +317,13 @@ def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Spe
             return found
         entry = entry_of(kernel, state, bound)
         started = time.perf_counter()
-        executable = _COMPILERS[backend](entry.traced)
+        try:
+            executable = _COMPILERS[backend](entry.traced)
+        except (KernelError, CompilerBug):
+            raise
+        except Exception as error:
+            text = f"{kernel.__name__!r} could not be compiled: {type(error).__name__}: {error}"
+            raise CompilerBug(text, span=entry.traced.function.span) from error
         seconds = entry.trace_seconds + time.perf_counter() - started
         special = Specialization(kernel, backend, entry.traced, executable, seconds)
         entry.ready[backend] = special

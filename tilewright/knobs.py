@@ -73,6 +73,11 @@ SEED = Knob(
     "",
     "Seed of golden runs that name none; empty leaves Torch's generator alone.",
 )
+TRACEBACKS = Knob(
+    "TILEWRIGHT_TRACEBACKS",
+    "0",
+    "Show Python's whole traceback under a mistake in a script, tilewright's own frames too.",
+)
 # These keep the names that existing scripts set.
 BENCH = Knob(
     "PYPTO_BENCH", "0", "Time the kernel after a golden run has validated it (1) or not (0)."
@@ -95,11 +100,17 @@ KNOBS = (
     CACHE_DIR,
     BOUNDS,
     SEED,
+    TRACEBACKS,
     BENCH,
     BENCH_ROUNDS,
     BENCH_WARMUP,
     GOLDEN_THREADS,
 )
+
+
+def tracebacks() -> bool:
+    """Whether to show tracebacks with our own frames."""
+    return TRACEBACKS.flag()
 
 
 def backend() -> str:

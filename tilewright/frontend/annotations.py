@@ -95,7 +95,12 @@ def check_annotation(t: Tracer, node: ast.AnnAssign) -> None:
             t.frame.kernel, t.frame.source, node.annotation, name, node.annotation, local
         )
     except NameError as reason:
-        t.fail(ParserTypeError, f"{name}: the annotation cannot be evaluated: {reason}", node)
+        t.fail(
+            ParserTypeError,
+            f"{name}: the annotation cannot be evaluated: {reason}",
+            node,
+            help="annotate with names that are bound here, or leave the annotation out",
+        )
     problem = mismatch(annotation, value)
     if problem:
         packed = isinstance(value, Block) and value.predicate

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NoReturn
 
+from tilewright import language
 from tilewright.errors import (
     InvalidOperationError,
     KernelError,
@@ -15,7 +17,7 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
-from tilewright.frontend.complaints import Complains
+from tilewright.frontend.complaints import INSTEAD, Complains
 from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.keywords import in_our_names
 from tilewright.frontend.operands import Call
@@ -24,7 +26,7 @@ from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, 
 from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
-from tilewright.language.operator import Operator, operator_of
+from tilewright.language.operator import Operator, operator_of, why_not_bound
 from tilewright.language.types import Dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
@@ -61,7 +63,12 @@ def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
     if isinstance(value, Method):
         return value
     if not isinstance(value, Constant):
-        t.fail(UnsupportedFeatureError, f"{describe(value)} cannot be called", node)
+        t.fail(
+            UnsupportedFeatureError,
+            f"{describe(value)} cannot be called",
+            node,
+            help="kernels call pl.… and functions decorated with @pl.jit.inline",
+        )
     thing = value.value
     if may_call(thing):
         return thing
@@ -86,6 +93,11 @@ def refuse_callee(t: Complains, node: ast.Call, builtin: bool, function: bool) -
     """The call of something that lives in Python only."""
     name = ast.unparse(node.func)
     advice = BUILTIN_HELP.get(name) if builtin else None
+    if advice is None and node.args and all(_is_literal(x) for x in node.args):
+        advice = f"compute it outside the kernel, and use its name: VALUE = {ast.unparse(node)}"
+    elif advice is None and isinstance(node.func, ast.Attribute):
+        word = node.func.attr
+        advice = INSTEAD.get(word) or (f"write pl.{word}(…)" if word in language.__all__ else None)
     if advice is None and function:
         advice = f"decorate {name} with @pl.jit.inline to call it from a kernel"
     t.fail(
@@ -94,6 +106,10 @@ def refuse_callee(t: Complains, node: ast.Call, builtin: bool, function: bool) -
         node,
         help=advice or "kernels call pl.… and functions decorated with @pl.jit.inline",
     )
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return all(isinstance(n, (ast.Constant, ast.UnaryOp, ast.unaryop)) for n in ast.walk(node))
 
 
 def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
@@ -113,7 +129,12 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     if word is None:
         return _hint(t, node, thing, evaluate)
     if word.name == "cond":
-        t.fail(ParserSyntaxError, "pl.cond stands first in the body of pl.while_ only", node)
+        t.fail(
+            ParserSyntaxError,
+            "pl.cond stands first in the body of pl.while_ only",
+            node,
+            help="write pl.cond(x < limit) right after for (x,) in pl.while_(init_values=(start,)):",
+        )
     if word.name == "submit":
         t.fail(
             ParserSyntaxError,
@@ -122,15 +143,30 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
             help="give its results names on a line of their own: out, tid = pl.submit(…)",
         )
     if word.name == "yield_":
-        t.fail(ParserSyntaxError, "pl.yield_ is a statement: `out = pl.yield_(x)`", node)
+        t.fail(
+            ParserSyntaxError,
+            "pl.yield_ is a statement: `out = pl.yield_(x)`",
+            node,
+            help="write it on a line of its own, last in the body",
+        )
     if word.name in LOOP_WORDS or word.name in SCOPE_WORDS:
         place = "with" if word.name in SCOPE_WORDS else "for … in"
-        t.fail(ParserSyntaxError, f"pl.{word.name} stands after `{place}` only", node)
+        t.fail(
+            ParserSyntaxError,
+            f"pl.{word.name} stands after `{place}` only",
+            node,
+            help=f"write {place} pl.{word.name}(…):",
+        )
     with t.naming("v"):
         bound = bind(t, node, word, evaluate)
     handler = HANDLERS.get(word.name)
     if handler is None:
-        t.fail(UnsupportedFeatureError, f"pl.{word.name} is not supported yet", node)
+        t.fail(
+            UnsupportedFeatureError,
+            f"pl.{word.name} is not supported yet",
+            node,
+            help="docs/operators.md lists what there is",
+        )
     try:
         return handler(t, bound)
     except RuleBroken as broken:
@@ -167,7 +203,12 @@ def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
     try:
         made = thing(*args, **named)
     except TypeError as reason:
-        t.fail(InvalidOperationError, f"pl.{thing.__name__}: {reason}", node)
+        t.fail(
+            InvalidOperationError,
+            f"pl.{thing.__name__}: {reason}",
+            node,
+            help=f"its parameters are {inspect.signature(thing)}",
+        )
     except KernelError as error:
         t.fail(type(error), f"pl.{thing.__name__}: {error.message}", node, error.help)
     return Constant(made)
@@ -217,19 +258,30 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
     named: dict[str, ast.expr] = {}
     for argument in node.args:
         if isinstance(argument, ast.Starred):
-            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+            t.fail(
+                UnsupportedFeatureError,
+                "a starred argument has no place in a kernel",
+                argument,
+                help="write the arguments out, one by one",
+            )
         positional.append(argument)
     for keyword in node.keywords:
         if keyword.arg is None:
-            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+            t.fail(
+                UnsupportedFeatureError,
+                "** arguments have no place in a kernel",
+                node,
+                help="write the arguments out: name=value",
+            )
         named[keyword.arg] = keyword.value
+    ours = in_our_names(word.signature, len(positional), named)
     try:
-        ours = in_our_names(word.signature, len(positional), named)
         return word.signature.bind(*positional, **ours).arguments
     except TypeError as reason:
+        text, near = why_not_bound(word.signature, len(positional), ours, reason)
         t.fail(
             InvalidOperationError,
-            f"pl.{word.name}: {reason}",
+            f"pl.{word.name}: {text}",
             node,
-            help=f"its parameters are {word.signature}",
+            help=near or f"its parameters are {word.signature}",
         )

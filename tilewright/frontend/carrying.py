@@ -31,6 +31,7 @@ from tilewright.frontend.values import (
     Named,
     Number,
     Tensor,
+    Unknown,
     same,
 )
 from tilewright.ir.nodes import Block as Ops
@@ -98,7 +99,12 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
             return
         except _Again:
             t.restore(here)
-    t.fail(UnsupportedFeatureError, "what this loop carries cannot be settled", loop.node)
+    t.fail(
+        UnsupportedFeatureError,
+        "what this loop carries cannot be settled",
+        loop.node,
+        help="give what changes from turn to turn one shape and dtype before the loop",
+    )
 
 
 def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
@@ -239,6 +245,7 @@ def _finals(
             ParserSyntaxError,
             f"a loop with {len(explicit)} init_values ends with pl.yield_ of as many values",
             node,
+            help="write pl.yield_(…) as the last statement of the body, one value for each",
         )
     for key, value in zip(explicit, yielded or (), strict=False):
         if key not in plan.names and not same(start[key].value, value):
@@ -310,6 +317,8 @@ def _after(
     for key, binding in inside.items():
         if key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
+        elif isinstance(binding.value, Unknown):  # a mistake, which is on the list
+            t.frame.names[key] = binding
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(
                 key,

@@ -11,13 +11,14 @@ import operator as py
 from types import ModuleType
 from typing import Any, NoReturn
 
-from tilewright.dtypes import BOOL, DType
+from tilewright.dtypes import BOOL, INT64, UINT64
 from tilewright.errors import (
     InvalidOperationError,
     ParserSyntaxError,
     ParserTypeError,
     UndefinedVariableError,
     UnsupportedFeatureError,
+    like,
 )
 from tilewright.frontend.calls import call
 from tilewright.frontend.complaints import Complains, instead
@@ -35,7 +36,6 @@ from tilewright.frontend.values import (
     is_number,
 )
 from tilewright.ir.nodes import Const
-from tilewright.language.operator import operator_of
 from tilewright.language.program import Program
 
 # operator class -> (Python's meaning on constants, the scalar op at run time)
@@ -61,7 +61,29 @@ COMPARE: dict[type[ast.AST], tuple[Any, str]] = {
     ast.Gt: (py.gt, "s.gt"),
     ast.GtE: (py.ge, "s.ge"),
 }
-BLOCK_OPERATOR = {"+": "pl.add", "-": "pl.sub", "*": "pl.mul", "/": "pl.div"}
+BLOCK_OPERATOR = {
+    "+": "pl.add",
+    "-": "pl.sub",
+    "*": "pl.mul",
+    "/": "pl.div",
+    "%": "pl.rem",
+    "@": "pl.matmul",
+    "&": "pl.and_",
+    "|": "pl.or_",
+    "^": "pl.xor",
+    "<<": "pl.shl",
+    ">>": "pl.shr",
+}
+# What to write where only constants have an operator.
+ON_CONSTANTS = {
+    "**": "write the product out: n * n",
+    "&": "write n % 2 for n & 1; `and` joins conditions",
+    "|": "write + where no bits meet; `or` joins conditions",
+    "^": "write a != b for conditions",
+}
+SMALLEST, LARGEST = INT64.int_range()[0], UINT64.int_range()[1]
+MOST_BITS = 1024  # of a shift or an exponent between constants
+MOST_LISTED = 12  # attributes of an enumeration that a help names
 EXPRESSIONS = "kernels know names, arithmetic on scalars, subscripts and calls of pl.…"
 NO_EXPRESSION = {
     ast.ListComp: "a comprehension",
@@ -75,12 +97,26 @@ NO_EXPRESSION = {
     ast.Set: "a set",
     ast.Starred: "a starred value",
     ast.Yield: "yield",
+    ast.YieldFrom: "yield",
     ast.Slice: "a slice",
 }
 
 
 def evaluate(t: Tracer, node: ast.expr) -> Named:
     """The value of an expression; what it computes at run time is appended to the program."""
+    value = _evaluate(t, node)
+    found = value.value if isinstance(value, Constant) else 0
+    if isinstance(found, int) and not SMALLEST <= found <= LARGEST:
+        t.fail(
+            ParserTypeError,
+            f"an integer of {found.bit_length()} bits: scalars have 64",
+            node,
+            help="use a smaller number",
+        )
+    return value
+
+
+def _evaluate(t: Tracer, node: ast.expr) -> Named:
     with t.at(node):
         match node:
             case ast.Constant(value=v):
@@ -89,6 +125,7 @@ def evaluate(t: Tracer, node: ast.expr) -> Named:
                         UnsupportedFeatureError,
                         f"{ast.unparse(node)} has no place in a kernel",
                         node,
+                        help="kernels know integers, floats, booleans and texts",
                     )
                 return Constant(v)
             case ast.Name():
@@ -144,7 +181,12 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
             help="it has .shape and .dtype; operators are written pl.name(x)",
         )
     if not isinstance(owner, Constant):
-        t.fail(ParserTypeError, f"{describe(owner)} has no attributes", node)
+        t.fail(
+            ParserTypeError,
+            f"{describe(owner)} has no attributes",
+            node,
+            help="names in a kernel stand for tensors, blocks and scalars; compute the rest outside",
+        )
     thing = owner.value
     if isinstance(thing, Program):
         if node.attr not in thing.functions:
@@ -164,7 +206,7 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
             unknown_word(t, node, thing)
         return Constant(found)
     if not hasattr(thing, node.attr):
-        no_attribute(t, node)
+        no_attribute(t, node, thing)
     name = ast.unparse(node)
     return t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
 
@@ -180,12 +222,18 @@ def unknown_word(t: Complains, node: ast.Attribute, thing: Any) -> NoReturn:
     )
 
 
-def no_attribute(t: Complains, node: ast.Attribute) -> NoReturn:
+def no_attribute(t: Complains, node: ast.Attribute, thing: Any) -> NoReturn:
     """A Python object, such as an enumeration of the language, has no such name."""
+    owner = ast.unparse(node.value)
+    names = [name for name in dir(thing) if not name.startswith("_")]
+    listed = f"it has {', '.join(names)}" if 0 < len(names) <= MOST_LISTED else None
     t.fail(
         UndefinedVariableError,
-        f"{ast.unparse(node.value)} has no attribute {node.attr!r}",
+        f"{owner} has no attribute {node.attr!r}",
         node,
+        help=like(node.attr, names, f"{owner}.")
+        or listed
+        or "look at what it is outside the kernel",
     )
 
 
@@ -200,14 +248,27 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
                 ParserSyntaxError,
                 f"{sign} works on scalars, got {describe(side)}",
                 node,
-                help=f"write {word}(…, …)" if word else None,
+                help=f"write {word}(…, …)" if word else "compute with pl.add, pl.mul, pl.div, …",
                 notes=t.notes(node),
             )
     if isinstance(left, Constant) and isinstance(right, Constant) and compute is not None:
+        if sign in ("**", "<<") and isinstance(right.value, int) and right.value > MOST_BITS:
+            t.fail(
+                ParserTypeError,
+                f"{ast.unparse(node)} is larger than any scalar",
+                node,
+                help="use a smaller number",
+            )
         try:
             return from_python(compute(left.value, right.value))
-        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as reason:
-            t.fail(ParserTypeError, f"{ast.unparse(node)}: {reason}", node)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError, MemoryError) as reason:
+            t.fail(
+                ParserTypeError,
+                f"{ast.unparse(node)}: {reason}",
+                node,
+                help=f"{ast.unparse(node.left)} is {describe(left)},"
+                f" {ast.unparse(node.right)} is {describe(right)}",
+            )
     if isinstance(left, Items) and isinstance(right, Items) and sign == "+":
         return Items(left.values + right.values)
     a, b = to_number(left), to_number(right)
@@ -216,15 +277,22 @@ def binary(t: Tracer, node: ast.BinOp) -> Named:
             ParserTypeError,
             f"{sign} needs two scalars, got {describe(left)} and {describe(right)}",
             node,
+            help="pl.read takes a scalar out of a tensor; what is no number stays outside the kernel",
         )
     if name is None:
         t.fail(
             UnsupportedFeatureError,
             f"{sign} works on constants only, got {describe(a)} and {describe(b)}",
             node,
+            help=ON_CONSTANTS.get(sign, "compute with + - * // and %"),
         )
     if name in ("s.floordiv", "s.mod") and isinstance(b.operand, Const) and b.operand.value == 0:
-        t.fail(ParserTypeError, f"{ast.unparse(node)} divides by zero", node)
+        t.fail(
+            ParserTypeError,
+            f"{ast.unparse(node)} divides by zero",
+            node,
+            help="divide by something else",
+        )
     return Number(t.scalar(name, a.operand, b.operand, node=node))
 
 
@@ -236,7 +304,7 @@ def unary(t: Tracer, node: ast.UnaryOp) -> Named:
             ParserSyntaxError,
             f"{ast.unparse(node)[0]} works on scalars, got {describe(value)}",
             node,
-            help=f"write {word}(…)" if word else None,
+            help=f"write {word}(…)" if word else "write pl.cmp(…, 0.0, 0) or pl.not_(…)",
         )
     if isinstance(value, Constant) and is_number(value.value):
         match node.op:
@@ -250,7 +318,12 @@ def unary(t: Tracer, node: ast.UnaryOp) -> Named:
                 return Constant(not value.value)
     number = to_number(value)
     if number is None or isinstance(node.op, ast.Invert):
-        t.fail(ParserTypeError, f"{ast.unparse(node)} needs a scalar, got {describe(value)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{ast.unparse(node)} needs a scalar, got {describe(value)}",
+            node,
+            help="pl.read takes a scalar out of a tensor",
+        )
     if isinstance(node.op, ast.UAdd):
         return number
     return Number(
@@ -297,6 +370,7 @@ def check_comparison(t: Complains, node: ast.Compare) -> None:
             UnsupportedFeatureError,
             f"{ast.unparse(node)}: kernels compare with == != < <= > >=",
             node,
+            help="compare numbers, one pair at a time; what is decided in Python is decided outside the kernel",
         )
 
 
@@ -316,12 +390,22 @@ def compare(t: Tracer, node: ast.Compare) -> Named:
         try:
             return Constant(bool(decide(left.value, right.value)))
         except TypeError as reason:
-            t.fail(ParserTypeError, f"{ast.unparse(node)}: {reason}", node)
+            t.fail(
+                ParserTypeError,
+                f"{ast.unparse(node)}: {reason}",
+                node,
+                help="compare numbers with numbers",
+            )
     if isinstance(left, Items) and isinstance(right, Items) and name in ("s.eq", "s.ne"):
         return Constant(bool(decide(left, right)))
     a, b = to_number(left), to_number(right)
     if a is None or b is None:
-        t.fail(ParserTypeError, f"cannot compare {describe(left)} with {describe(right)}", node)
+        t.fail(
+            ParserTypeError,
+            f"cannot compare {describe(left)} with {describe(right)}",
+            node,
+            help="compare two numbers; pl.read takes one out of a tensor",
+        )
     return Number(t.scalar(name, a.operand, b.operand, node=node, hint="c"))
 
 
@@ -347,15 +431,14 @@ def text(t: Tracer, node: ast.JoinedStr) -> Named:
             parts.append(str(part.value))
         elif isinstance(part, ast.FormattedValue):
             value = evaluate(t, part.value)
-            if (
-                not isinstance(value, Constant)
-                or isinstance(value.value, DType)
-                or operator_of(value.value)
+            if not isinstance(value, Constant) or not (
+                is_number(value.value) or isinstance(value.value, str)
             ):
                 t.fail(
                     UnsupportedFeatureError,
                     f"an f-string takes constants, got {describe(value)}",
                     node,
+                    help="build texts from numbers that are known while compiling",
                 )
             parts.append(str(value.value))
     return Constant("".join(parts))

@@ -29,6 +29,7 @@ from tilewright.frontend.values import (
 from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
 from tilewright.language.kernel import Kernel
+from tilewright.language.operator import why_not_bound
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 RESULT = "return.value"  # what a function gives back goes by this name while it is read
@@ -156,21 +157,32 @@ def _bind(
     positional = []
     for argument in node.args:
         if isinstance(argument, ast.Starred):
-            t.fail(UnsupportedFeatureError, "a starred argument has no place in a kernel", argument)
+            t.fail(
+                UnsupportedFeatureError,
+                "a starred argument has no place in a kernel",
+                argument,
+                help="write the arguments out, one by one",
+            )
         positional.append(argument)
     named = {}
     for keyword in node.keywords:
         if keyword.arg is None:
-            t.fail(UnsupportedFeatureError, "** arguments have no place in a kernel", node)
+            t.fail(
+                UnsupportedFeatureError,
+                "** arguments have no place in a kernel",
+                node,
+                help="write the arguments out: name=value",
+            )
         named[keyword.arg] = keyword.value
     try:
         return dict(kernel.signature.bind(*positional, **named).arguments)
     except TypeError as reason:
+        text, near = why_not_bound(kernel.signature, len(positional), named, reason)
         t.fail(
             InvalidOperationError,
-            f"{kernel.__name__}: {reason}",
+            f"{kernel.__name__}: {text}",
             node,
-            help=f"its parameters are {', '.join(p.name for p in parameters)}",
+            help=near or f"its parameters are {', '.join(p.name for p in parameters)}",
         )
 
 
@@ -192,10 +204,16 @@ def _check(t: Tracer, kernel: Kernel, parameter: Parameter, value: Named, node: 
                 ParserTypeError,
                 f"{what} must be a {parameter.dtype} scalar, got {describe(value)}",
                 node,
+                help="pl.read takes a scalar out of a tensor",
             )
         return
     if not isinstance(value, (Tensor, Block)):
-        t.fail(ParserTypeError, f"{what} must be a tensor, got {describe(value)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{what} must be a tensor, got {describe(value)}",
+            node,
+            help="pass a tensor or a block; a number goes to a pl.Scalar[…] parameter",
+        )
     if not kernel.check_annotations:
         return
     wanted = parameter.shape
@@ -226,4 +244,9 @@ def _check_array(t: Tracer, what: str, parameter: Parameter, value: Named, node:
     fits = isinstance(value, Array) and value.dtype == parameter.dtype
     if not fits or (count is not None and value.count != count):  # type: ignore[union-attr]
         wanted = describe(Array(count or 0, parameter.dtype or TASK_ID, None))
-        t.fail(ParserTypeError, f"{what} must be {wanted}, got {describe(value)}", node)
+        t.fail(
+            ParserTypeError,
+            f"{what} must be {wanted}, got {describe(value)}",
+            node,
+            help="make it with pl.array.create(n, dtype)",
+        )

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from tilewright.errors import KernelError, ParserSyntaxError
-from tilewright.frontend.calls import may_call, named_arguments, refuse_callee
 from tilewright.frontend.complaints import instead, undefined
-from tilewright.frontend.expressions import (
-    NO_EXPRESSION,
-    check_comparison,
-    no_attribute,
-    refuse_expression,
-    unknown_word,
-)
-from tilewright.frontend.families import HANDLERS
-from tilewright.frontend.loops import check_loop, refuse_loop
-from tilewright.frontend.scopes import check_with, refuse_scope
+from tilewright.frontend.judge import Finding, Judge, Lint
+from tilewright.frontend.lint_kernel import check_kernel
 from tilewright.frontend.script import (
     LANGUAGE,
     MISSING,
@@ -36,44 +24,12 @@ from tilewright.frontend.script import (
     bound_names,
     imported,
     parameters,
-    plain_functions,
     sibling,
     word_at,
 )
-from tilewright.frontend.signature import missing_annotation
-from tilewright.frontend.statements import NO_STATEMENT, check_assignment, refuse_statement
-from tilewright.frontend.tracer import is_language
-from tilewright.language.operator import operator_of
 from tilewright.span import Span
 
-WHILE_COMPILING = (
-    "static_assert",
-    "static_print",
-    "yield_",
-)  # they count their arguments themselves
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One mistake; `kernel` is the function it is in, None outside of kernels."""
-
-    error: KernelError
-    kernel: str | None
-    at_import: bool  # Python would stumble over it before the script begins
-
-
-@dataclass(slots=True)
-class Lint:
-    """What was found in a script and in the kernels that it takes from files beside it.
-
-    blocked: nothing of it could run: importing it fails, or no entry is free of mistakes.
-    program: running the file does something.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    blocked: bool = False
-    program: bool = True
-    runnable: tuple[str, ...] = ()  # entries without a mistake, when others have some
+__all__ = ["Finding", "Lint", "lint", "no_python"]
 
 
 def lint(path: Path) -> Lint:
@@ -87,7 +43,7 @@ def lint(path: Path) -> Lint:
     result.program = main.is_program()
     kernels = files.reachable(main)
     for kernel in kernels:
-        _check_kernel(kernel, result)
+        check_kernel(kernel, result)
     result.findings = list({str(f.error): f for f in result.findings}.values())
     dirty = {f.kernel for f in result.findings if f.kernel is not None}
     entries = [k for k in kernels if k.entry]
@@ -96,6 +52,21 @@ def lint(path: Path) -> Lint:
     if dirty and not result.blocked:
         result.runnable = tuple(dict.fromkeys(clean))
     return result
+
+
+def no_python(reason: Exception, path: Path) -> ParserSyntaxError:
+    """What Python itself says of a file that it cannot read."""
+    line, col = (
+        getattr(reason, "lineno", None) or 1,
+        max((getattr(reason, "offset", 1) or 1) - 1, 0),
+    )
+    end = max((getattr(reason, "end_offset", 0) or 0) - 1, col + 1)
+    text = reason.msg if isinstance(reason, SyntaxError) else "it is nested too deeply"
+    return ParserSyntaxError(
+        f"this is no Python: {text}",
+        Span(str(path), line, col, line, end),
+        help="Python reads the file before anything else does: look here and one line above",
+    )
 
 
 class _Files:
@@ -112,11 +83,8 @@ class _Files:
         self.read_so_far[path] = None
         try:
             script = Script(path)
-        except SyntaxError as reason:
-            line, col = reason.lineno or 1, max((reason.offset or 1) - 1, 0)
-            span = Span(str(path), line, col, line, max((reason.end_offset or 0) - 1, col + 1))
-            error = ParserSyntaxError(f"this is no Python: {reason.msg}", span)
-            self.result.findings.append(Finding(error, None, at_import=True))
+        except (SyntaxError, RecursionError, MemoryError) as reason:
+            self.result.findings.append(Finding(no_python(reason, path), None, at_import=True))
             return None
         self.read_so_far[path] = script
         _check_module(script, self.result)
@@ -168,74 +136,42 @@ class _Files:
         return found
 
 
-class _Judge:
-    """Runs the front end's checks and keeps what they raise."""
-
-    def __init__(self, script: Script, result: Lint) -> None:
-        self.script, self.result = script, result
-        self.kernel: str | None = None
-        self.at_import = True
-
-    def fail(
-        self,
-        kind: type[KernelError],
-        message: str,
-        node: ast.AST | None = None,
-        help: str | None = None,
-        notes: Sequence[str] = (),
-    ) -> NoReturn:
-        assert node is not None
-        raise kind(message, self.script.span(node), notes, help)
-
-    def ask(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-        """Whether a check of the front end is content."""
-        try:
-            check(self, *args, **kwargs)
-        except KernelError as error:
-            self.result.findings.append(Finding(error, self.kernel, self.at_import))
-            return False
-        return True
-
-    def words(self, nodes: Iterable[ast.AST], hidden: set[str] | frozenset[str]) -> None:
-        """Every name below that is looked up in the language is there."""
-        for root in nodes:
-            for node in ast.walk(root):
-                if not isinstance(node, ast.Attribute) or node in self.script.tried:
-                    continue
-                owner = self.script.word(node.value, hidden)
-                if owner is None or owner is MISSING:
-                    continue
-                if is_language(owner):
-                    if word_at(_below(owner, node.attr)) is MISSING:
-                        self.ask(unknown_word, node, owner)
-                elif _is_enumeration(owner) and not hasattr(owner, node.attr):
-                    self.ask(no_attribute, node)
-
-
-def _is_enumeration(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Enum)
-
-
-def _below(module: Any, name: str) -> str:
-    """The path of a module's attribute below the language."""
-    return f"{module.__name__.removeprefix(LANGUAGE[0])}.{name}"
-
-
 # -- the module ------------------------------------------------------------------------------------
 
 
 def _check_module(script: Script, result: Lint) -> None:
     """Imports from the language, and its words outside of kernels."""
-    judge = _Judge(script, result)
+    judge = Judge(script, result)
     for _, dotted, node in imported(script.tree):
         if node not in script.tried:
             judge.at_import = node not in script.later
             judge.ask(_check_import, dotted, node)
     judge.at_import = True
+    if not script.open:
+        _check_names(judge)
     _outside(judge, script.tree.body, frozenset())
 
 
-def _check_import(judge: _Judge, dotted: str, node: ast.stmt) -> None:
+def _check_names(judge: Judge) -> None:
+    """What importing the file looks up is bound in it: a forgotten import, a misspelt golden."""
+    script = judge.script
+    inner = {n.id for n in script.at_import if isinstance(n, ast.Name) and not _is_read(n)}
+    known = script.names | set(script.imports) | inner  # a comprehension binds names of its own
+    places = {**vars(builtins), "__file__": None, "__annotations__": None}
+    told: set[str] = set()
+    for node in script.at_import:
+        if not isinstance(node, ast.Name) or node in script.tried or node.id in told:
+            continue
+        if _is_read(node) and node.id not in known and node.id not in places:
+            told.add(node.id)
+            judge.ask(undefined, node, sorted(known))
+
+
+def _is_read(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Load)
+
+
+def _check_import(judge: Judge, dotted: str, node: ast.stmt) -> None:
     for root in LANGUAGE:
         below = dotted.removeprefix(f"{root}.")
         if below in (dotted, "*") or word_at(below) is not MISSING:
@@ -245,7 +181,7 @@ def _check_import(judge: _Judge, dotted: str, node: ast.stmt) -> None:
         judge.fail(KernelError, f"the language has no {below}", node, near)
 
 
-def _outside(judge: _Judge, body: Sequence[ast.stmt], hidden: frozenset[str]) -> None:
+def _outside(judge: Judge, body: Sequence[ast.stmt], hidden: frozenset[str]) -> None:
     """The language's words in Python: at the top of a file at import, in functions when called."""
     kernels = {kernel.node: kernel for kernel in judge.script.kernels}
     for node in body:
@@ -296,159 +232,3 @@ def _aliases(node: ast.AST) -> list[ast.alias]:
 def _kernel_inside(script: Script, function: Function) -> str | None:
     """The kernel that a function makes: a mistake around it is one in it."""
     return next((k.name for k in script.kernels if function in k.around), None)
-
-
-# -- kernels ---------------------------------------------------------------------------------------
-
-
-def _check_kernel(kernel: KernelText, result: Lint) -> None:
-    """Every statement and expression of the body, and the names it uses."""
-    judge = _Judge(kernel.script, result)
-    judge.kernel, judge.at_import = kernel.name, False
-    arguments = kernel.node.args
-    for node in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs][kernel.method :]:
-        if node.annotation is None:
-            error = missing_annotation(node, kernel.script.span(node))
-            result.findings.append(Finding(error, kernel.name, at_import=False))
-    _Body(judge, kernel).statements(kernel.node.body)
-
-
-class _Body:
-    """A kernel's body, walked whole: a mistake hides no other."""
-
-    def __init__(self, judge: _Judge, kernel: KernelText) -> None:
-        self.judge, self.kernel, self.script = judge, kernel, kernel.script
-        self.own = parameters(kernel.node) | bound_names(kernel.node.body)
-        self.around = {name for f in kernel.around for name in parameters(f) | bound_names(f.body)}
-        self.functions = {*plain_functions(self.script.tree.body)}
-        for function in kernel.around:
-            self.functions |= plain_functions(function.body)
-
-    def statements(self, body: Sequence[ast.stmt]) -> None:
-        for node in body:
-            self.statement(node)
-
-    def statement(self, node: ast.stmt) -> None:
-        judge = self.judge
-        if type(node) in NO_STATEMENT:
-            judge.ask(refuse_statement, node)
-            for name in ("body", "orelse", "finalbody") if isinstance(node, ast.Try) else ():
-                self.statements(getattr(node, name))
-            if isinstance(node, ast.AugAssign):
-                self.expression(node.value)
-            return
-        match node:
-            case ast.Assign() | ast.AnnAssign():
-                judge.ask(check_assignment, node)
-                if isinstance(node, ast.AnnAssign):
-                    judge.words([node.annotation], self.own)
-                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                    self.expression(target)
-                if node.value is not None:
-                    self.expression(node.value)
-            case ast.For():
-                self.loop(node)
-            case ast.With():
-                self.scope(node)
-            case ast.If() | ast.While():
-                self.expression(node.test)
-                self.statements([*node.body, *node.orelse])
-            case _:
-                for child in ast.iter_child_nodes(node):
-                    if isinstance(child, ast.expr):
-                        self.expression(child)
-
-    def loop(self, node: ast.For) -> None:
-        over = node.iter
-        word = self.script.word(over.func, self.own) if isinstance(over, ast.Call) else None
-        operator = operator_of(word)
-        if word is MISSING:
-            self.judge.words([over], self.own)
-        elif operator is not None and operator.name not in HANDLERS:
-            self.expression(over)
-        elif not isinstance(over, ast.Call) or word is not None or self.is_python(over.func):
-            self.judge.ask(refuse_loop, node)
-        self.judge.ask(check_loop, node)
-        self.statements([*node.body, *node.orelse])
-
-    def scope(self, node: ast.With) -> None:
-        self.judge.ask(check_with, node)
-        for item in node.items:
-            expression = item.context_expr
-            called = expression.func if isinstance(expression, ast.Call) else expression
-            word = self.script.word(called, self.own)
-            operator = operator_of(word)
-            if word is MISSING:
-                self.judge.words([expression], self.own)
-            elif operator is not None and operator.name not in HANDLERS:
-                self.expression(expression)
-            elif word is not None or self.is_python(called):
-                self.judge.ask(refuse_scope, expression)
-        self.statements(node.body)
-
-    def expression(self, node: ast.expr) -> None:
-        if type(node) in NO_EXPRESSION and not isinstance(node, (ast.Slice, ast.Starred)):
-            self.judge.ask(refuse_expression, node)
-            return
-        match node:
-            case ast.Call():
-                self.call(node)
-            case ast.Attribute():
-                self.judge.words([node], self.own)
-                self.names(node.value)
-            case ast.Name(ctx=ast.Load()):
-                self.names(node)
-            case ast.Compare():
-                self.judge.ask(check_comparison, node)
-                self.children(node)
-            case _:
-                self.children(node)
-
-    def children(self, node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.expr):
-                self.expression(child)
-
-    def names(self, node: ast.expr) -> None:
-        """A name is bound somewhere: in the kernel, around it, in the file or by Python."""
-        if isinstance(node, ast.Attribute):
-            self.names(node.value)
-        elif not isinstance(node, ast.Name):
-            self.expression(node)
-        elif not (self.script.open or self.knows(node.id)):
-            known = sorted(self.own | self.around | self.script.names)
-            self.judge.ask(undefined, node, known)
-
-    def knows(self, name: str) -> bool:
-        scopes = (self.own, self.around, self.script.names, self.script.imports)
-        return any(name in scope for scope in scopes) or hasattr(builtins, name)
-
-    def call(self, node: ast.Call) -> None:
-        arguments = [*node.args, *(k.value for k in node.keywords)]
-        word = self.script.word(node.func, self.own)
-        operator = operator_of(word)
-        if word is not None:
-            self.judge.words([node.func], self.own)
-            if operator is not None and operator.name not in WHILE_COMPILING:
-                self.judge.ask(named_arguments, node, operator)
-            elif word is not MISSING and not may_call(word):
-                self.judge.ask(refuse_callee, node, builtin=False, function=False)
-        elif self.is_python(node.func):
-            function = isinstance(node.func, ast.Name) and node.func.id in self.functions
-            self.judge.ask(refuse_callee, node, builtin=not function, function=function)
-        else:
-            self.names(node.func)
-        for argument in arguments:
-            self.expression(argument.value if isinstance(argument, ast.Starred) else argument)
-
-    def is_python(self, node: ast.expr) -> bool:
-        """Whether a name stands for a builtin, or for a function of the file that is no kernel."""
-        if not isinstance(node, ast.Name) or node.id in self.own:
-            return False
-        name = node.id
-        if name in self.functions:
-            return True
-        return hasattr(builtins, name) and not self.binds(name)
-
-    def binds(self, name: str) -> bool:
-        return name in self.around or name in self.script.names or name in self.script.imports

@@ -40,6 +40,7 @@ from tilewright.language.loops import SplitMode
 from tilewright.language.operator import Operator, operator_of
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
+MOST_COPIES = 4096  # of a body, by pl.unroll
 LANES = 2  # vector lanes of a core
 INDEPENDENT = "its turns run in any order: put the rest of the body under an if"
 
@@ -94,7 +95,12 @@ def _while_with_names(
         )
     names = [name.id for name in target.elts if isinstance(name, ast.Name)]
     if len(names) != len(initial):
-        t.fail(ParserSyntaxError, f"cannot carry {ast.unparse(target)}: names only", target)
+        t.fail(
+            ParserSyntaxError,
+            f"cannot carry {ast.unparse(target)}: names only",
+            target,
+            help="write for (x,) in pl.while_(init_values=(start,)):",
+        )
     _refuse_jumps_of_names(t, node.body)
     first = node.body[0]
     asked = first.value if isinstance(first, ast.Expr) else None
@@ -107,7 +113,12 @@ def _while_with_names(
             help="write pl.cond(x < limit) before anything else",
         )
     if len(asked.args) != 1 or asked.keywords:
-        t.fail(ParserSyntaxError, "pl.cond takes one condition", asked)
+        t.fail(
+            ParserSyntaxError,
+            "pl.cond takes one condition",
+            asked,
+            help="write pl.cond(x < limit); join two conditions with `and`",
+        )
     explicit = dict(zip(names, initial, strict=True))
     loop = Loop(node, "while", node.body[1:], explicit=explicit, again=asked.args[0])
     run_loop(t, loop, run_body)
@@ -188,7 +199,12 @@ def split_lanes(t: Tracer, node: ast.For, call: Call, run_body: RunBody) -> None
             help="pl.SplitMode.NONE, .UP_DOWN or .LEFT_RIGHT",
         )
     if t.lane is not None:
-        t.fail(InvalidOperationError, "pl.split_aiv inside pl.split_aiv", node.iter)
+        t.fail(
+            InvalidOperationError,
+            "pl.split_aiv inside pl.split_aiv",
+            node.iter,
+            help="use one, and loop with pl.range inside",
+        )
     variable, _ = _targets(t, node, 0)
     bounds = (Const(0, INDEX), Const(LANES, INDEX), Const(1, INDEX))
 
@@ -228,6 +244,7 @@ def _check_stage(t: Tracer, call: Call) -> None:
             InvalidOperationError,
             f"stage must be a positive constant, got {stage!r}",
             call.at("stage"),
+            help="write stage=2",
         )
 
 
@@ -238,14 +255,19 @@ def refuse_loop(t: Complains, node: ast.For) -> NoReturn:
         ParserSyntaxError,
         f"a loop must use pl.range, pl.parallel, pl.pipeline, pl.unroll or pl.spmd, got {over}",
         node.iter,
-        help=f"write pl.{over}" if over.startswith("range(") else None,
+        help=f"write pl.{over}"
+        if over.startswith("range(")
+        else "write for i in pl.range(n): and take item i inside",
     )
 
 
 def check_loop(t: Complains, node: ast.For | ast.While) -> None:
     if node.orelse:
         t.fail(
-            UnsupportedFeatureError, "else after a loop has no place in a kernel", node.orelse[0]
+            UnsupportedFeatureError,
+            "else after a loop has no place in a kernel",
+            node.orelse[0],
+            help="write what follows the loop after it; a flag says whether it broke off",
         )
 
 
@@ -254,7 +276,12 @@ def _targets(t: Tracer, node: ast.For, count: int) -> tuple[str, list[str]]:
     target = node.target
     if isinstance(target, ast.Name):
         if count:
-            t.fail(ParserSyntaxError, "init_values need names: for i, (x,) in …", target)
+            t.fail(
+                ParserSyntaxError,
+                "init_values need names: for i, (x,) in …",
+                target,
+                help="write for i, (x,) in pl.range(n, init_values=(start,)):",
+            )
         return target.id, []
     if (
         isinstance(target, ast.Tuple)
@@ -265,9 +292,19 @@ def _targets(t: Tracer, node: ast.For, count: int) -> tuple[str, list[str]]:
     ):
         names = [name.id for name in target.elts[1].elts if isinstance(name, ast.Name)]
         if len(names) != count:
-            t.fail(ParserSyntaxError, f"{len(names)} names for {count} init_values", target)
+            t.fail(
+                ParserSyntaxError,
+                f"{len(names)} names for {count} init_values",
+                target,
+                help="give each value one name: for i, (x, y) in pl.range(n, init_values=(a, b)):",
+            )
         return target.elts[0].id, names
-    t.fail(ParserSyntaxError, f"a loop variable must be a name, got {ast.unparse(target)}", target)
+    t.fail(
+        ParserSyntaxError,
+        f"a loop variable must be a name, got {ast.unparse(target)}",
+        target,
+        help="write for i in pl.range(n):",
+    )
 
 
 def _init_values(t: Tracer, call: Call) -> list[Named]:
@@ -280,6 +317,7 @@ def _init_values(t: Tracer, call: Call) -> list[Named]:
                 ParserTypeError,
                 f"init_values take blocks, scalars and tensors, got {describe(value)}",
                 call.at("init_values"),
+                help="carry a block, a tensor or a number; the rest needs no carrying",
             )
         if call.name == "parallel" and is_carriable(value):
             t.fail(
@@ -299,6 +337,7 @@ def _bounds(t: Tracer, call: Call, word: str) -> Bounds:
             InvalidOperationError,
             f"pl.{word} takes stop, or start and stop, or start, stop and step",
             call.node,
+            help=f"write pl.{word}(stop), pl.{word}(start, stop) or pl.{word}(start, stop, step)",
         )
     nodes = call.node.args
     operands = [
@@ -328,8 +367,25 @@ def _unroll(t: Tracer, node: ast.For, bounds: Bounds, variable: str, run_body: R
         t, node.body, "in a pl.unroll loop", "loop with pl.range, or put the rest under an if"
     )
     fixed = [t.constant(Number(b), node.iter, "a bound of pl.unroll") for b in bounds]
+    start, stop, step = fixed
+    copies = t.copies * max(1, -((start - stop) // step))
+    if copies > MOST_COPIES:
+        t.fail(
+            InvalidOperationError,
+            f"pl.unroll would write its body out {copies} times, more than {MOST_COPIES}",
+            node.iter,
+            help="loop with pl.range",
+        )
+    outside, t.copies = t.copies, copies
+    try:
+        _copies(t, node, range(*fixed), variable, run_body)
+    finally:
+        t.copies = outside
+
+
+def _copies(t: Tracer, node: ast.For, values: range, variable: str, run_body: RunBody) -> None:
     before = dict(t.frame.names)
-    for value in range(*fixed):
+    for value in values:
         t.bind(variable, Constant(value), node)
         start = dict(t.frame.names)
         with t.within("unroll"):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tilewright.dtypes import BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
+from tilewright.dtypes import ALL, BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
+from tilewright.frontend.complaints import FROM_PYTHON
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
     Block,
@@ -109,7 +110,7 @@ def block(t: Tracer, call: Call, parameter: str) -> Block:
         InvalidOperationError,
         f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
         call.at(parameter),
-        help="scalars go second" if to_number(value) else None,
+        help="scalars go second" if to_number(value) else "pass a tensor or a block",
     )
 
 
@@ -122,6 +123,7 @@ def data(t: Tracer, call: Call, parameter: str) -> Tensor | Block:
         InvalidOperationError,
         f"{call.name}: expected a tensor or a block as {parameter}, got {describe(value)}",
         call.at(parameter),
+        help="pass a tensor, or a block: pl.full makes one of a number",
     )
 
 
@@ -140,7 +142,15 @@ def dtype_argument(t: Tracer, call: Call, parameter: str) -> DType:
         ParserTypeError,
         f"{call.name}: {parameter} must be a dtype such as pl.FP32, got {describe(value)}",
         call.at(parameter),
+        help=_dtype_like(value),
     )
+
+
+def _dtype_like(value: Named) -> str:
+    """The dtype that something else than one must mean: a text, or Torch's or NumPy's own."""
+    name = str(value.value).rpartition(".")[2] if isinstance(value, Constant) else ""
+    found = next((d for d in ALL if name and name.lower() in (d.torch, d.name.lower())), FP32)
+    return f"write pl.{found}"
 
 
 def constant(t: Tracer, call: Call, parameter: str) -> Any:
@@ -156,6 +166,7 @@ def axis_argument(t: Tracer, call: Call, parameter: str, rank: int) -> int:
             InvalidOperationError,
             f"{call.name}: {parameter} must be an axis of {rank}, got {axis!r}",
             call.at(parameter),
+            help=f"axes count from 0 to {rank - 1}, or from -1 to {-rank} from the end",
         )
     return axis % rank
 
@@ -193,6 +204,9 @@ def scalar_like(t: Tracer, call: Call, parameter: str, dtype: DType) -> Operand:
             f"{call.name}: expected a block or a scalar as {parameter},"
             f" got {describe(call[parameter])}",
             node,
+            help=FROM_PYTHON
+            if isinstance(call[parameter], Constant)
+            else "pass a block, or a scalar",
         )
     return convert_scalar(t, call.name, number, dtype, node)
 
@@ -201,7 +215,7 @@ def convert_scalar(t: Tracer, what: str, number: Number, dtype: DType, node: ast
     operand = number.operand
     if dtype.is_float:
         if isinstance(operand, Const):
-            return Const(float(operand.value), FP32)
+            return Const(float(literal_as(t, what, operand.value, dtype, node)), FP32)
         return operand if operand.type.dtype == FP32 else t.emit("s.cast", [operand], "s", to=FP32)
     if isinstance(operand, Const):
         return Const(literal_as(t, what, operand.value, dtype, node), dtype)
@@ -230,6 +244,7 @@ def literal_as(t: Tracer, what: str, value: Any, dtype: DType, node: ast.AST) ->
                 InvalidOperationError,
                 f"{what}: {value!r} is outside {dtype}, which holds {low} to {high}",
                 node,
+                help="use a smaller number, or pl.cast the block to a wider dtype",
             )
     t.fail(
         InvalidOperationError,

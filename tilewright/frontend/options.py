@@ -33,6 +33,7 @@ def name_hint(t: Tracer, call: Call) -> str | None:
             InvalidOperationError,
             f"name_hint must be an identifier, got {name!r}",
             call.at("name_hint"),
+            help='write letters, digits and _: name_hint="scale"',
         )
     return name
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from tilewright.errors import InvalidOperationError, ParserSyntaxError
 from tilewright.frontend.branches import when
-from tilewright.frontend.calls import SCOPE_WORDS, bind, callee
+from tilewright.frontend.calls import SCOPE_WORDS, bind
 from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.loops import launch
@@ -30,14 +30,19 @@ def with_statement(t: Tracer, node: ast.With, run_body: RunBody) -> None:
     word = None
     if isinstance(expression, ast.Call):
         with t.at(expression):
-            word = operator_of(callee(t, expression, evaluate))
+            word = operator_of(getattr(evaluate(t, expression.func), "value", None))
     if word is None or word.name not in SCOPE_WORDS or not isinstance(expression, ast.Call):
         refuse_scope(t, expression)
     with t.at(expression):
         call = bind(t, expression, word, evaluate)
     if item.optional_vars is not None:
         if not isinstance(item.optional_vars, ast.Name):
-            t.fail(ParserSyntaxError, "a task id needs a plain name", item.optional_vars)
+            t.fail(
+                ParserSyntaxError,
+                "a task id needs a plain name",
+                item.optional_vars,
+                help="write with … as tid:",
+            )
         t.bind(item.optional_vars.id, Token(), item.optional_vars)
     match word.name:
         case "spmd":

@@ -50,7 +50,11 @@ class Script:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = str(path)
-        self.tree = ast.parse(path.read_bytes(), filename=self.file)
+        text = path.read_bytes()
+        self.tree = ast.parse(text, filename=self.file)
+        compile(
+            text, self.file, "exec", dont_inherit=True
+        )  # `break` outside of a loop, and its like
         self.imports = _imports(self.tree, path.parent)
         self.kernels: list[KernelText] = []
         self._find_kernels(self.tree.body, ())
@@ -77,6 +81,29 @@ class Script:
         """What stands in functions, and so does not run when the file is imported."""
         functions = (n for n in ast.walk(self.tree) if isinstance(n, Function))
         return {node for f in functions for statement in f.body for node in ast.walk(statement)}
+
+    @cached_property
+    def at_import(self) -> list[ast.AST]:
+        """What Python evaluates when it imports the file, in order; not what classes hold."""
+        found: list[ast.AST] = []
+        waiting: list[ast.AST] = list(reversed(self.tree.body))
+        while waiting:
+            node = waiting.pop()
+            found.append(node)
+            if isinstance(node, (ast.ClassDef, ast.Lambda)):
+                continue
+            inner = list(ast.iter_child_nodes(node))
+            if isinstance(node, Function):
+                arguments = node.args
+                inner = [*node.decorator_list, *arguments.defaults]
+                inner += [default for default in arguments.kw_defaults if default is not None]
+                if not self.postponed:
+                    annotations = [
+                        a.annotation for a in ast.walk(arguments) if isinstance(a, ast.arg)
+                    ]
+                    inner += [a for a in (*annotations, node.returns) if a is not None]
+            waiting += reversed(inner)
+        return found
 
     @property
     def postponed(self) -> bool:
@@ -207,7 +234,7 @@ def bound_names(body: list[ast.stmt]) -> set[str]:
             found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
             found.add(node.name)
         waiting += ast.iter_child_nodes(node)
     return found

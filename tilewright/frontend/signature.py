@@ -150,6 +150,7 @@ def _extents(
                 f"parameter {node.arg!r}: an extent must be an integer or pl.dynamic,"
                 f" got {extent!r}",
                 span,
+                help="write // instead of /" if isinstance(extent, float) else "write a number",
             )
     return tuple(extents)
 
@@ -164,6 +165,8 @@ def _evaluate(kernel: Kernel, source: Source, node: ast.arg) -> Any:
         found = kernel.function.__annotations__.get(node.arg)
         if found is None or isinstance(found, str):
             raise ParserTypeError(
-                f"{what}: the annotation cannot be evaluated: {reason}", source.span(node)
+                f"{what}: the annotation cannot be evaluated: {reason}",
+                source.span(node),
+                help="bind the name before the kernel, or annotate with a bare pl.Tensor",
             ) from None
         return found

@@ -20,7 +20,13 @@ from tilewright.frontend.annotations import check_annotation
 from tilewright.frontend.branches import if_statement
 from tilewright.frontend.calls import LOOP_WORDS, callee
 from tilewright.frontend.complaints import Complains
-from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.expressions import (
+    BINARY,
+    BLOCK_OPERATOR,
+    NO_EXPRESSION,
+    evaluate,
+    refuse_expression,
+)
 from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
 from tilewright.frontend.loops import for_statement, while_statement
@@ -50,19 +56,26 @@ from tilewright.language.operator import operator_of
 SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
 NO_STATEMENT = {
-    ast.AugAssign: ("augmented assignment", "write x = x + 1"),
+    ast.AugAssign: ("augmented assignment", None),
     ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
-    ast.Try: ("try", None),
+    ast.Try: ("try", "a kernel raises nothing that it could catch: leave it out"),
     ast.FunctionDef: ("a nested function", "decorate a function outside with @pl.jit.inline"),
-    ast.ClassDef: ("a class", None),
+    ast.ClassDef: ("a class", "define it outside the kernel"),
     ast.Import: ("import", "import at the top of the file"),
     ast.ImportFrom: ("import", "import at the top of the file"),
-    ast.Global: ("global", None),
-    ast.Nonlocal: ("nonlocal", None),
-    ast.Delete: ("del", None),
+    ast.Global: ("global", "pass the value as an argument, or return it"),
+    ast.Nonlocal: ("nonlocal", "pass the value as an argument, or return it"),
+    ast.Delete: ("del", "leave it out: a name costs nothing"),
     ast.Raise: ("raise", "write pl.static_assert(condition, message)"),
     ast.Match: ("match", "write if and elif"),
+    ast.AsyncFunctionDef: ("an async function", "decorate a def outside with @pl.jit.inline"),
+    ast.AsyncFor: ("async for", "write for i in pl.range(n):"),
+    ast.AsyncWith: ("async with", "write with pl.at(level=pl.Level.CORE_GROUP):"),
 }
+if hasattr(ast, "TryStar"):  # from Python 3.11 on
+    NO_STATEMENT[ast.TryStar] = NO_STATEMENT[ast.Try]
+if hasattr(ast, "TypeAlias"):  # from Python 3.12 on
+    NO_STATEMENT[ast.TypeAlias] = ("a type alias", "write the type where it is used")
 
 
 def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
@@ -181,8 +194,21 @@ def _statement(t: Tracer, node: ast.stmt) -> None:
 
 def refuse_statement(t: Complains, node: ast.stmt) -> NoReturn:
     """No kernel has statements of this kind."""
-    what, advice = NO_STATEMENT.get(type(node), (f"a {type(node).__name__} statement", None))
+    what, advice = NO_STATEMENT.get(
+        type(node), (f"the statement {ast.unparse(node)}", "leave it out")
+    )
+    if isinstance(node, ast.AugAssign):
+        advice = f"write {_written_out(node)}"
     t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, advice)
+
+
+def _written_out(node: ast.AugAssign) -> str:
+    """`k += 1` as the assignment that it stands for."""
+    target, value = ast.unparse(node.target), ast.unparse(node.value)
+    sign = BINARY[type(node.op)][2] if type(node.op) in BINARY else "@"
+    if isinstance(node.target, ast.Subscript):
+        return f"{target} = {BLOCK_OPERATOR.get(sign, 'pl.…')}({target}, {value})"
+    return f"{target} = {target} {sign} {value}"
 
 
 def check_assignment(t: Complains, node: ast.Assign | ast.AnnAssign) -> None:
@@ -210,7 +236,12 @@ def result_of(t: Tracer, node: ast.expr) -> Named:
 def _submit(t: Tracer, node: ast.Call) -> Named:
     """`pl.submit(kernel, …)` is the call, and a task id after its results."""
     if not node.args:
-        t.fail(InvalidOperationError, "pl.submit needs a kernel to call", node)
+        t.fail(
+            InvalidOperationError,
+            "pl.submit needs a kernel to call",
+            node,
+            help="write out, tid = pl.submit(kernel, arguments…)",
+        )
     options = {k.arg: k.value for k in node.keywords if k.arg in SUBMIT_OPTIONS}
     rest = [k for k in node.keywords if k.arg not in SUBMIT_OPTIONS]
     values = {name: evaluate(t, option) for name, option in options.items()}
@@ -243,7 +274,12 @@ def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
     with t.naming(target.id if isinstance(target, ast.Name) else "v"):
         value = result_of(t, source)
     if isinstance(value, (Nothing, Method)):
-        t.fail(ParserTypeError, f"{ast.unparse(source)} has no result to give a name to", source)
+        t.fail(
+            ParserTypeError,
+            f"{ast.unparse(source)} has no result to give a name to",
+            source,
+            help="call it as a statement; a kernel has a result where it ends with return",
+        )
     if isinstance(target, ast.Name):
         t.bind(target.id, value, target)
         return
@@ -255,9 +291,19 @@ def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
             help="assign to a name, or to a window of a named tensor",
         )
     if not isinstance(value, Items):
-        t.fail(ParserTypeError, f"cannot unpack {describe(value)}", source)
+        t.fail(
+            ParserTypeError,
+            f"cannot unpack {describe(value)}",
+            source,
+            help="give it one name; pl.slice or a subscript takes parts of it",
+        )
     if len(value.values) != len(target.elts):
-        t.fail(ParserTypeError, f"{len(target.elts)} names for {len(value.values)} values", target)
+        t.fail(
+            ParserTypeError,
+            f"{len(target.elts)} names for {len(value.values)} values",
+            target,
+            help=f"give {len(value.values)} names",
+        )
     for name, item in zip(target.elts, value.values, strict=True):
         if not isinstance(name, ast.Name):
             t.fail(
@@ -285,7 +331,12 @@ def _assign_window(t: Tracer, target: ast.Subscript, source: ast.expr) -> None:
         write_item(t, base, target, evaluate(t, target.slice), value)
         return
     if not isinstance(base, (Tensor, Block)):
-        t.fail(ParserTypeError, f"{name} is {describe(base)}, which has no windows", target)
+        t.fail(
+            ParserTypeError,
+            f"{name} is {describe(base)}, which has no windows",
+            target,
+            help="bind the name anew; a list in a kernel stays as it is",
+        )
     value = evaluate(t, source)
     window = resolve(t, base, target, evaluate)
     if (window.is_element and not isinstance(value, (Tensor, Block))) or (
@@ -307,6 +358,8 @@ def expression_statement(t: Tracer, node: ast.Expr) -> None:
     value = node.value
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return
+    if type(value) in NO_EXPRESSION:
+        refuse_expression(t, value)
     if not isinstance(value, ast.Call):
         t.fail(
             UnsupportedFeatureError,
@@ -322,7 +375,12 @@ def expression_statement(t: Tracer, node: ast.Expr) -> None:
         elif word is not None and word.name == "yield_":
             _yield(t, None, value)
         elif word is not None and word.name in LOOP_WORDS:
-            t.fail(ParserSyntaxError, f"pl.{word.name} stands after `for … in` only", value)
+            t.fail(
+                ParserSyntaxError,
+                f"pl.{word.name} stands after `for … in` only",
+                value,
+                help=f"write for i in pl.{word.name}(…):",
+            )
         else:
             result_of(t, value)
 
@@ -334,11 +392,21 @@ def _while_compiling(t: Tracer, node: ast.Call, name: str) -> None:
         t.prints.append(" ".join(_shown(value) for value in values))
         return
     if not values or not 1 <= len(values) <= 2 or node.keywords:
-        t.fail(InvalidOperationError, "static_assert takes a condition and a message", node)
+        t.fail(
+            InvalidOperationError,
+            "static_assert takes a condition and a message",
+            node,
+            help='write pl.static_assert(condition, "why")',
+        )
     holds = t.constant(values[0], node.args[0], "the condition of static_assert")
     if not holds and not t.dead:
         message = _shown(values[1]) if len(values) == 2 else ast.unparse(node.args[0])
-        t.fail(InvalidOperationError, f"static_assert failed: {message}", node)
+        t.fail(
+            InvalidOperationError,
+            f"static_assert failed: {message}",
+            node,
+            help=f"make it true: {ast.unparse(node.args[0])}",
+        )
 
 
 def _shown(value: Named) -> str:
@@ -372,10 +440,20 @@ def _yield(t: Tracer, target: ast.expr | None, node: ast.expr) -> None:
         else [target]
     )
     if names and len(names) != len(values):
-        t.fail(ParserTypeError, f"{len(names)} names for {len(values)} yielded values", node)
+        t.fail(
+            ParserTypeError,
+            f"{len(names)} names for {len(values)} yielded values",
+            node,
+            help=f"give {len(values)} names",
+        )
     for name, value in zip(names, values, strict=False):
         if not isinstance(name, ast.Name):
-            t.fail(ParserSyntaxError, f"cannot yield into {ast.unparse(name)}", name)
+            t.fail(
+                ParserSyntaxError,
+                f"cannot yield into {ast.unparse(name)}",
+                name,
+                help="yield into names: a, b = pl.yield_(x, y)",
+            )
         t.bind(name.id, value, name)
     t.frame.yielded = values
     t.frame.yielded_names = tuple(name.id for name in names if isinstance(name, ast.Name))

@@ -13,6 +13,7 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
+from tilewright.frontend.complaints import Complains
 from tilewright.frontend.families.arrays import read_item
 from tilewright.frontend.families.memory import read_element
 from tilewright.frontend.tracer import Tracer
@@ -56,7 +57,12 @@ def subscript(t: Tracer, node: ast.Subscript, evaluate: Evaluate) -> Named:
         if isinstance(base, Array):
             return read_item(t, base, node, evaluate(t, node.slice))
         if not isinstance(base, (Tensor, Block)):
-            t.fail(ParserTypeError, f"{describe(base)} has no subscripts", node)
+            t.fail(
+                ParserTypeError,
+                f"{describe(base)} has no subscripts",
+                node,
+                help="only tensors, blocks, arrays and lists have parts",
+            )
         window = resolve(t, base, node, evaluate)
     if window.is_element:
         return read_element(t, base, window.offsets, node)
@@ -66,7 +72,12 @@ def subscript(t: Tracer, node: ast.Subscript, evaluate: Evaluate) -> Named:
 
 def _item(t: Tracer, base: Items | Constant, node: ast.Subscript, evaluate: Evaluate) -> Named:
     if isinstance(node.slice, ast.Slice):
-        t.fail(UnsupportedFeatureError, "a list in a kernel is read one item at a time", node)
+        t.fail(
+            UnsupportedFeatureError,
+            "a list in a kernel is read one item at a time",
+            node,
+            help="take the part outside the kernel, or name the items",
+        )
     position = t.constant(evaluate(t, node.slice), node.slice, "the subscript of a list")
     try:
         if isinstance(base, Items):
@@ -74,8 +85,16 @@ def _item(t: Tracer, base: Items | Constant, node: ast.Subscript, evaluate: Eval
             return item
         thing = base.value
         thing[position]
-    except (IndexError, KeyError, TypeError) as reason:
-        t.fail(ParserTypeError, f"{ast.unparse(node)}: {type(reason).__name__}: {reason}", node)
+    except (IndexError, KeyError, TypeError):
+        held = base.values if isinstance(base, Items) else base.value
+        count = len(held) if isinstance(held, (tuple, list)) else None
+        t.fail(
+            ParserTypeError,
+            f"{ast.unparse(node.value)} has no item {position!r}"
+            + ("" if count is None else f": it has {count}"),
+            node,
+            help=f"items count from 0 to {count - 1}" if count else "look at what it holds",
+        )
     return t.consult(
         ast.unparse(node), (id(thing), "item", repr(position)), lambda: thing[position]
     )
@@ -94,6 +113,7 @@ def resolve(t: Tracer, base: Tensor | Block, node: ast.Subscript, evaluate: Eval
             f"{len(parts)} subscripts for {describe(base)}",
             node,
             notes=t.notes(node),
+            help=f"write {rank} at most, one per axis",
         )
     shape: list[int] = []
     offsets: list[Operand] = []
@@ -109,14 +129,22 @@ def resolve(t: Tracer, base: Tensor | Block, node: ast.Subscript, evaluate: Eval
             shape.append(size)
             offsets.append(start)
         else:
-            _refuse_numpy(t, part)
+            check_subscript(t, part)
             shape.append(1)
             offsets.append(t.index(evaluate(t, part), part, f"subscript {axis}"))
             drop.append(axis)
     return Window(tuple(shape), tuple(offsets), tuple(drop))
 
 
-def _refuse_numpy(t: Tracer, part: ast.expr) -> None:
+def check_subscript(t: Complains, part: ast.expr) -> None:
+    """Nothing of NumPy's: no `...`, no None, no steps."""
+    if isinstance(part, ast.Slice) and part.step is not None:
+        t.fail(
+            ParserSyntaxError,
+            "a slice has no step",
+            part.step,
+            help="take a window, then pl.gather by mask_pattern",
+        )
     if isinstance(part, ast.Constant) and (part.value is None or part.value is ...):
         t.fail(
             ParserSyntaxError,
@@ -129,13 +157,7 @@ def _refuse_numpy(t: Tracer, part: ast.expr) -> None:
 def _range(
     t: Tracer, base: Tensor | Block, axis: int, part: ast.Slice, evaluate: Evaluate
 ) -> tuple[Operand, int]:
-    if part.step is not None:
-        t.fail(
-            ParserSyntaxError,
-            "a slice has no step",
-            part.step,
-            help="take a window, then pl.gather by mask_pattern",
-        )
+    check_subscript(t, part)
     start: Operand = Const(0, INDEX)
     if part.lower is not None:
         start = t.index(evaluate(t, part.lower), part.lower, "the lower bound")

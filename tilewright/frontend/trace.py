@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewright.dtypes import INDEX, DType
-from tilewright.errors import KernelError, ParserTypeError
+from tilewright.errors import (
+    CompilerBug,
+    KernelError,
+    ParserTypeError,
+    UnsupportedFeatureError,
+)
 from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
 from tilewright.frontend.tidying import drop_unused_results
-from tilewright.frontend.tracer import Follows, Frame, Mistakes, Tracer
+from tilewright.frontend.tracer import Follows, Frame, Mistakes, NeedsConstant, Tracer
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -121,7 +126,8 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         p.value.name for p in params if isinstance(p.value.type, ScalarType)
     )
     t.builder.span = t.span(source.function)
-    results = _results(t, run_kernel(t, frame, run_body))
+    with _stumbling(t):
+        results = _results(t, run_kernel(t, frame, run_body))
     ops, fresh = _fresh_results(t, list(t.builder.ops), results)
     names = tuple(tensor.root for tensor in results)
     with t.builder.block() as last:
@@ -150,6 +156,24 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         ),
         tuple(t.prints),
     )
+
+
+@contextmanager
+def _stumbling(t: Tracer) -> Iterator[None]:
+    """Whatever goes wrong in the reader itself is told with the author's line that it was reading."""
+    try:
+        yield
+    except (KernelError, NeedsConstant, CompilerBug):
+        raise
+    except RecursionError:
+        t.fail(
+            UnsupportedFeatureError,
+            "this is nested too deeply to be read",
+            help="give parts of the expression names on lines of their own",
+        )
+    except Exception as error:
+        text = f"the front end failed here: {type(error).__name__}: {error}"
+        raise CompilerBug(text, span=t.span()) from error
 
 
 def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param | None]:

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NoReturn
 
 from tilewright import knobs
@@ -42,6 +43,8 @@ from tilewright.ir.ops.table import RuleBroken, dims
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import SplitMode
 from tilewright.span import Span
+
+MOST_ELEMENTS = 1 << 40  # of a tensor or block
 
 
 class NeedsConstant(Exception):
@@ -112,6 +115,7 @@ class Tracer:
         self.dead = 0  # inside a body that never runs: its shapes are checked, its bounds are not
         self.doubts = 0  # inside bodies that may never run: their bounds are for run time to check
         self.block_index: Operand | None = None  # of the spmd loop around
+        self.copies = 1  # of what is read now, made by the pl.unroll loops around
         self.block_looks = 0  # how often somebody asked for it
         self.calls = 0  # of other kernels
         self.lane: tuple[Operand, SplitMode] | None = None  # of the pl.split_aiv loop around
@@ -198,7 +202,10 @@ class Tracer:
                 return self.consult(node.id, (id(function.__globals__), node.id), read)
             except ValueError:
                 self.fail(
-                    UndefinedVariableError, f"{node.id!r} has no value yet around the kernel", node
+                    UndefinedVariableError,
+                    f"{node.id!r} has no value yet around the kernel",
+                    node,
+                    help="bind it before the kernel is called",
                 )
         builtins = function.__globals__.get("__builtins__", {})
         found = (
@@ -246,14 +253,28 @@ class Tracer:
             return value.operand
         if isinstance(value, Constant) and is_number(value.value):
             return literal(value.value)
-        self.fail(ParserTypeError, f"{what} must be a scalar, got {describe(value)}", node)
+        self.fail(
+            ParserTypeError,
+            f"{what} must be a scalar, got {describe(value)}",
+            node,
+            help="pl.read takes a scalar out of a tensor",
+        )
 
     def index(self, value: Named, node: ast.AST, what: str) -> Operand:
         """An integer scalar operand."""
         operand = self.operand(value, node, what)
         dtype = operand.type.dtype
         if not dtype.is_integer:
-            hint = "write // instead of /" if dtype == FP32 else None
+            divided = any(isinstance(n, ast.Div) for n in ast.walk(node))
+            hint = (
+                "write // instead of /"
+                if divided
+                else "write it without a fraction"
+                if isinstance(operand, Const) and dtype == FP32
+                else "pl.cast(…, pl.INT32) it first"
+                if dtype.is_float
+                else "write a number; pl.cast(…, pl.INT32) makes one of a condition"
+            )
             found = describe(value)
             self.fail(ParserTypeError, f"{what} must be an integer, got {found}", node, hint)
         if isinstance(operand, Const) and operand.dtype != INDEX:
@@ -276,31 +297,50 @@ class Tracer:
             NotConstantError,
             f"{what} must be known when the kernel is compiled, got {describe(value)}",
             node,
-            help,
+            help or "write a number, a global, or a parameter that every call gives",
         )
 
     def extent(self, value: Named, node: ast.AST, what: str) -> int:
         """A positive constant integer."""
         found = self.constant(value, node, what, help="a run-time extent goes into valid_shape=")
         if isinstance(found, bool) or not isinstance(found, int):
-            hint = "write // instead of /" if isinstance(found, float) else None
-            self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, hint)
+            divided = any(isinstance(n, ast.Div) for n in ast.walk(node))
+            hint = "write // instead of /" if divided else "write a whole number"
+            self.fail(
+                ParserTypeError,
+                f"{what} must be an integer, got {describe(Constant(found))}",
+                node,
+                hint,
+            )
         return found
 
     def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
         """A list of positive constant extents."""
         if not isinstance(value, Items) or not value.values:
             self.fail(
-                ParserTypeError, f"{what} must be a list of extents, got {describe(value)}", node
+                ParserTypeError,
+                f"{what} must be a list of extents, got {describe(value)}",
+                node,
+                help="write the extents in brackets: [16, 32]",
             )
         nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * len(value.values)
         extents = tuple(
             self.extent(v, n, f"extent {axis} of {what}")
             for axis, (v, n) in enumerate(zip(value.values, nodes, strict=True))
         )
+        if prod(extents) > MOST_ELEMENTS:
+            self.fail(
+                InvalidOperationError,
+                f"{what} has {prod(extents)} elements, more than any memory: {dims(extents)}",
+                node,
+                help="take the extents one by one; a smaller tile and a loop do the rest",
+            )
         if any(extent <= 0 for extent in extents):
             self.fail(
-                InvalidOperationError, f"{what} needs positive extents, got {dims(extents)}", node
+                InvalidOperationError,
+                f"{what} needs positive extents, got {dims(extents)}",
+                node,
+                help="write every extent out; a part that may be empty is a valid_shape",
             )
         return extents
 
@@ -309,13 +349,17 @@ class Tracer:
         items = value.values if isinstance(value, Items) else (value,) if count == 1 else None
         if items is None:
             self.fail(
-                ParserTypeError, f"{what} must be a list of {count}, got {describe(value)}", node
+                ParserTypeError,
+                f"{what} must be a list of {count}, got {describe(value)}",
+                node,
+                help="write one for each axis: [0, 0]",
             )
         if len(items) != count:
             self.fail(
                 InvalidOperationError,
                 f"{what} needs {count} scalars, one per axis, got {len(items)}",
                 node,
+                help=f"write [{', '.join(['0'] * count)}] for the first element",
             )
         nodes = node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node] * count
         return tuple(self.index(v, n, what) for v, n in zip(items, nodes, strict=True))

@@ -15,6 +15,8 @@ from tilewright.ir.types import TensorType, TileType
 from tilewright.language.kernel import Kernel
 from tilewright.language.program import Program
 
+LONGEST = 40  # letters of a Python object that a message shows
+
 
 @dataclass(frozen=True, slots=True)
 class Constant:
@@ -200,7 +202,7 @@ def describe(value: Named) -> str:
         case Constant(value=Kernel(__name__=name)):
             return f"the kernel {name}"
         case Constant(value=v):
-            return f"the Python {type(v).__name__} {getattr(v, '__name__', repr(v))}"
+            return f"the Python {type(v).__name__}{_shown(v)}"
         case Items():
             return f"a list of {len(value.values)}"
         case Number(operand=Const(value=v)):
@@ -221,6 +223,17 @@ def describe(value: Named) -> str:
             return "a call without a result"
         case Unknown():
             return "a value that a mistake left open"
+
+
+def _shown(thing: Any) -> str:
+    """What a message shows of a Python object: its name, its shape, or its text where that is short."""
+    name, shape = getattr(thing, "__name__", None), getattr(thing, "shape", None)
+    if isinstance(name, str):
+        return f" {name}"
+    if isinstance(shape, tuple) and shape:
+        return f" {dims(shape)}"
+    text = repr(thing)
+    return f" {text}" if len(text) <= LONGEST and " at 0x" not in text and "\n" not in text else ""
 
 
 def same(a: Named, b: Named) -> bool:

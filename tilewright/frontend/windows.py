@@ -56,6 +56,7 @@ def read_window(
             f"{len(base.shape)}",
             node,
             notes=t.notes(node),
+            help=f"write {len(base.shape)} extents, 1 for an axis of which one element is taken",
         )
     for axis in drop:
         if shape[axis] != 1:
@@ -63,6 +64,7 @@ def read_window(
                 InvalidOperationError,
                 f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped",
                 node,
+                help="take one element of it, or keep the axis",
             )
     if overhangs:
         room = [
@@ -332,6 +334,7 @@ def write_window(
             f"{len(target.shape)}",
             node,
             notes=t.notes(node),
+            help=f"write {len(target.shape)} extents, 1 for an axis of which one element is taken",
         )
     if source.dtype != target.dtype:
         t.fail(
@@ -359,7 +362,10 @@ def write_window(
     t.need_region()
     if atomic:
         t.fail(
-            InvalidOperationError, "an atomic store needs a tensor in memory as its target", node
+            InvalidOperationError,
+            "an atomic store needs a tensor in memory as its target",
+            node,
+            help="add blocks with pl.add; atomic is for tensors that iterations share",
         )
     check_bounds(t, target, offsets, full_extents(shape), node)
     try:

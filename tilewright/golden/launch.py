@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright.errors import SpecError, author_line
 from tilewright.golden.guards import POISONS, Guarded, guarded
 from tilewright.golden.result import Bench
 from tilewright.golden.spec import Spec, TensorSpec
@@ -94,16 +95,24 @@ class Launch:
         results = result if isinstance(result, tuple) else (result,)
         wanted = [f"{spec.name} {list(self.arguments[spec.name].shape)}" for spec in specs]
         if len(results) != len(specs) or not all(isinstance(r, Tensor) for r in results):
-            raise ValueError(
+            names = list(self.fn.signature.parameters)
+            given = [s for s in self.specs if not (isinstance(s, TensorSpec) and s.is_output)]
+            stray = [s.name for s in given if s.name not in names]
+            raise SpecError(
                 f"the kernel takes {len(self.specs) - len(specs)} arguments and returns "
-                f"{len(results) if result is not None else 'nothing'}, wanted {', '.join(wanted)}"
+                f"{len(results) if result is not None else 'nothing'}, wanted {', '.join(wanted)}",
+                author_line(),
+                notes=[f"no parameter is called {name!r}" for name in stray],
+                help=f"one spec for each of {', '.join(names)}, in this order; results follow",
             )
         for spec, found in zip(specs, results, strict=True):
             target = self.arguments[spec.name]
             if found.shape != target.shape or found.dtype != target.dtype:
-                raise ValueError(
+                raise SpecError(
                     f"the kernel returns {list(found.shape)} {found.dtype} for {spec.name!r}, "
-                    f"wanted {list(target.shape)} {target.dtype}"
+                    f"wanted {list(target.shape)} {target.dtype}",
+                    getattr(spec, "place", None),
+                    help="correct the spec, or what the kernel creates",
                 )
             target.copy_(found)
 

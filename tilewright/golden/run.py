@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tilewright import knobs
+from tilewright.errors import ArgumentError, KernelError, SpecTypeError, author_line, like
 from tilewright.golden import replay
 from tilewright.golden.launch import Launch, given_to
 from tilewright.golden.policies import Case
@@ -90,6 +91,7 @@ def run_jit(
     comparators that do not fit together, and whatever the compiler or the kernel raises.
     """
     settings = _settings(compile_cfg, runtime_cfg)
+    _check(fn, rtol, atol)
     check_names(specs)
     seed = knobs.seed() if seed is None else seed
     stages = _Stages(getattr(fn, "__name__", "kernel"), settings.get("log_level") == "quiet")
@@ -162,6 +164,22 @@ def run_jit(
     return stages.ended(_failed(replace(result, outputs=tuple(reports)), failed, problems))
 
 
+def _check(fn: Any, rtol: Any, atol: Any) -> None:
+    """A kernel, and tolerances that are numbers. SpecTypeError otherwise."""
+    if not hasattr(fn, "specialize"):
+        name = getattr(fn, "__name__", repr(fn))
+        raise SpecTypeError(
+            f"run_jit wants a kernel decorated with @pl.jit, got {name}",
+            author_line(),
+            help=f"write @pl.jit above {name}" if callable(fn) else "pass the kernel itself",
+        )
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SpecTypeError(
+                f"{name} is {value!r}, wanted a number", author_line(), help=f"write {name}=1e-3"
+            )
+
+
 def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunResult:
     """`run_jit` for a `@pl.program` class; the arguments after `specs` are those of `run_jit`.
 
@@ -169,9 +187,10 @@ def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunRe
     """
     if not hasattr(program, "specialize"):
         name = getattr(program, "__name__", repr(program))
-        raise TypeError(
-            f"golden.run wants a @pl.program class, got {name}; "
-            "decorate its entry with @pl.jit and call golden.run_jit"
+        raise SpecTypeError(
+            f"golden.run wants a @pl.program class, got {name}",
+            author_line(),
+            help="decorate its entry with @pl.jit and call golden.run_jit",
         )
     return run_jit(program, specs, *args, **kwargs)
 
@@ -217,7 +236,12 @@ def _settings(
     ):
         unknown = sorted(set(given or {}) - known)
         if unknown:
-            raise TypeError(f"{name} has unknown keys {unknown}; known are {sorted(known)}")
+            near = [like(key, known) for key in unknown]
+            raise SpecTypeError(
+                f"{name} has unknown keys {unknown}; known are {sorted(known)}",
+                author_line(),
+                help=next(filter(None, near), "leave them out"),
+            )
     return dict(runtime_cfg or {})
 
 
@@ -240,11 +264,33 @@ def _compile(fn: Any, specs: Sequence[Spec], backend: str | None) -> float:
         for s in given_to(fn, specs)
     ]
     started = time.perf_counter()
-    if backend is None:
-        fn.specialize(*empty)
-    else:
-        fn.specialize(*empty, backend=backend)
+    try:
+        if backend is None:
+            fn.specialize(*empty)
+        else:
+            fn.specialize(*empty, backend=backend)
+    except ArgumentError as error:
+        _say_which_spec(fn, specs, error)
+        raise
     return time.perf_counter() - started
+
+
+def _say_which_spec(fn: Any, specs: Sequence[Spec], error: KernelError) -> None:
+    """Add to complaints about arguments where their specs are."""
+    names = list(fn.signature.parameters)
+    out_of_order = [s.name for s in specs] != names and {s.name for s in specs} == set(names)
+    for one in (error, *error.also):
+        for name, spec in zip(names, specs, strict=False):
+            place = getattr(spec, "place", None)
+            if place is not None and one.message.startswith(f"argument {name!r} "):
+                one.places = (*one.places, (place, f"made from the spec {spec.name!r}"))
+    if out_of_order:
+        error.notes = (
+            *error.notes,
+            f"specs are taken in the order of the parameters: {', '.join(names)}",
+        )
+    elif len(names) > len(specs):
+        error.notes = (*error.notes, f"the specs are {', '.join(s.name for s in specs)}")
 
 
 def _values(

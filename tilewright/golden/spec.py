@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from tilewright.errors import KernelError, SpecError, SpecTypeError, author_line, raised_at
+from tilewright.span import Span
 
 Role = Literal["input", "output", "in-out"]
 
@@ -34,6 +37,10 @@ class TensorSpec:
     init_value: int | float | Tensor | Callable[..., Any] | None = None
     is_output: bool = False
     resident: Any = None  # placement on several cards; there is one CPU, so anything is accepted
+    place: Span | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.place = author_line()
 
     @property
     def role(self) -> Role:
@@ -50,11 +57,35 @@ class TensorSpec:
         """
         tensor = self._create()
         if tuple(tensor.shape) != tuple(self.shape):
-            raise ValueError(
+            raise SpecError(
                 f"init_value of {self.name!r} has shape {tuple(tensor.shape)}, "
-                f"wanted {tuple(self.shape)}"
+                f"wanted {tuple(self.shape)}",
+                self.place,
+                help=f"make it {list(self.shape)}, or correct the spec",
             )
         return tensor
+
+    def check(self) -> None:
+        """A name, a shape and a dtype that a tensor can have. SpecError, SpecTypeError otherwise."""
+        if not isinstance(self.dtype, torch.dtype):
+            raise SpecTypeError(
+                f"the dtype of {self.name!r} is {self.dtype!r}, wanted one of Torch's",
+                self.place,
+                help=f"write torch.{getattr(self.dtype, 'torch', None) or 'float32'}",
+            )
+        extents = self.shape if isinstance(self.shape, (list, tuple)) else None
+        if extents is None or not all(isinstance(n, int) for n in extents):
+            raise SpecTypeError(
+                f"the shape of {self.name!r} is {self.shape!r}, wanted a list of integers",
+                self.place,
+                help="write [rows, columns]",
+            )
+        if min(extents, default=1) < 0:
+            raise SpecError(
+                f"the shape of {self.name!r} is {list(extents)}, wanted extents above 0",
+                self.place,
+                help="write how many rows and columns there are",
+            )
 
     def _create(self) -> Tensor:
         init, shape = self.init_value, tuple(self.shape)
@@ -67,11 +98,26 @@ class TensorSpec:
         if any(init is factory for factory in _FACTORIES):
             return torch.as_tensor(init(shape, dtype=self.dtype))
         if callable(init):
-            return torch.as_tensor(init(), dtype=self.dtype)
-        raise TypeError(
+            return torch.as_tensor(self._called(init), dtype=self.dtype)
+        raise SpecTypeError(
             f"init_value of {self.name!r} is a {type(init).__name__}; "
-            "wanted None, a number, a tensor or a callable"
+            "wanted None, a number, a tensor or a callable",
+            self.place,
+            help="write init_value=torch.randn",
         )
+
+    def _called(self, init: Callable[..., Any]) -> Any:
+        try:
+            return init()
+        except KernelError:
+            raise
+        except Exception as error:
+            file = getattr(getattr(init, "__code__", None), "co_filename", "")
+            raise SpecError(
+                f"init_value of {self.name!r} raised {type(error).__name__}: {error}",
+                raised_at(error, file) or self.place,
+                help="it is called without arguments and gives the tensor",
+            ) from error
 
 
 class ScalarSpec:
@@ -129,7 +175,25 @@ Spec = TensorSpec | ScalarSpec
 def check_names(specs: Sequence[Spec]) -> None:
     """Raise ValueError if two specs share a name: names are dictionary keys and file names."""
     seen: set[str] = set()
+    if not isinstance(specs, (list, tuple)):
+        raise SpecTypeError(
+            f"the specs are {'None' if specs is None else 'a ' + type(specs).__name__}, wanted a list",
+            author_line(),
+            help="write [TensorSpec(…), …], one for each parameter",
+        )
     for spec in specs:
+        if not isinstance(spec, (TensorSpec, ScalarSpec)):
+            raise SpecTypeError(
+                f"a {type(spec).__name__} is no spec",
+                author_line(),
+                help='write TensorSpec("x", [rows, columns], torch.float32)',
+            )
+        if isinstance(spec, TensorSpec):
+            spec.check()
         if spec.name in seen:
-            raise ValueError(f"two specs are named {spec.name!r}")
+            raise SpecError(
+                f"two specs are named {spec.name!r}",
+                getattr(spec, "place", None) or author_line(),
+                help="a golden finds its values by name: give each spec its own",
+            )
         seen.add(spec.name)

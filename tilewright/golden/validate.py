@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright.errors import KernelError, SpecError, SpecTypeError, author_line, raised_at
 from tilewright.golden.comparators import Comparator
 from tilewright.golden.policies import Case, Policy
 from tilewright.golden.report import DEFAULT, OutputReport, excess, mismatch_lines, worst_of
@@ -28,7 +29,11 @@ def judge_outputs(
     judges = dict(compare_fn or {})
     unknown = [name for name in judges if name not in case.actual]
     if unknown:
-        raise ValueError(f"compare_fn names {unknown}, outputs are {list(case.actual)}")
+        raise SpecError(
+            f"compare_fn names {unknown}, outputs are {list(case.actual)}",
+            author_line(),
+            help="name outputs: specs with is_output=True",
+        )
     for name in _in_order(case, judges):
         judge = judges.get(name)
         if isinstance(judge, Policy):
@@ -88,6 +93,46 @@ def _needs(judge: Judge | None) -> tuple[str, ...]:
     return judge.needs if isinstance(judge, Policy) else ()
 
 
+def _verdict(
+    name: str, label: str, case: Case, rtol: float, atol: float, compare: Comparator
+) -> tuple[bool, str]:
+    """What a comparator says. SpecError when it raises, or says something else than a verdict."""
+    actual, expected = case.actual[name].cpu(), case.expected[name].cpu()
+    if not callable(compare):
+        raise SpecTypeError(
+            f"compare_fn of {name!r} is {compare!r}, wanted a function",
+            author_line(),
+            help="leave it out: torch.allclose compares",
+        )
+    try:
+        verdict = compare(
+            actual,
+            expected,
+            actual_outputs=case.actual,
+            expected_outputs=case.expected,
+            inputs={k: v for k, v in case.values.items() if isinstance(v, Tensor)},
+            rtol=rtol,
+            atol=atol,
+        )
+    except KernelError:
+        raise
+    except Exception as error:
+        file = getattr(getattr(compare, "__code__", None), "co_filename", "")
+        raise SpecError(
+            f"the comparator {label} of {name!r} raised {type(error).__name__}: {error}",
+            raised_at(error, file) or author_line(),
+            help="it is called with (actual, expected, *, actual_outputs, expected_outputs, inputs,"
+            " rtol, atol)",
+        ) from error
+    if not isinstance(verdict, tuple) or len(verdict) != 2:
+        raise SpecTypeError(
+            f"the comparator {label} of {name!r} gave {type(verdict).__name__}, wanted a pair",
+            author_line(),
+            help="return (passed, message)",
+        )
+    return verdict
+
+
 def _compare(
     name: str, case: Case, rtol: float, atol: float, compare: Comparator | None
 ) -> OutputReport:
@@ -98,16 +143,8 @@ def _compare(
     ratio = excess(actual, expected, rtol, atol) if alike else None
     worst = None if ratio is None else worst_of(ratio, actual, expected)
     if compare is not None:
-        passed, message = compare(
-            actual,
-            expected,
-            actual_outputs=case.actual,
-            expected_outputs=case.expected,
-            inputs={k: v for k, v in case.values.items() if isinstance(v, Tensor)},
-            rtol=rtol,
-            atol=atol,
-        )
         label = str(getattr(compare, "__name__", type(compare).__name__))
+        passed, message = _verdict(name, label, case, rtol, atol, compare)
         text = "" if passed else f"'{name}': {message}"
         return OutputReport(name, passed, label, shape, dtype, None, worst, (), text)
     if ratio is None:

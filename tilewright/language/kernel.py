@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from types import FrameType, FunctionType
 from typing import Any, Literal, Protocol
 
-from tilewright.errors import KernelError, UnsupportedFeatureError
+from tilewright.errors import (
+    InvalidOperationError,
+    KernelError,
+    UnsupportedFeatureError,
+    author_line,
+    like,
+    line_of,
+)
 
 KernelKind = Literal["entry", "inline", "incore", "opaque", "spmd"]
 
@@ -161,8 +168,10 @@ class Kernel:
 
     def _require_entry(self) -> None:
         if self.kind != "entry":
+            code = self.function.__code__
             raise UnsupportedFeatureError(
                 f"{self.__name__!r} is an {self.kind} kernel: only other kernels can call it",
+                author_line() or line_of(code.co_filename, code.co_firstlineno),
                 help="call it from a kernel decorated with @pl.jit",
             )
 
@@ -184,7 +193,16 @@ class Decorator:
         check_annotations: bool = True,
         auto_scope: bool = True,
         level: Any = None,
+        **unknown: Any,
     ) -> Any:
+        for option in unknown:
+            known = ("check_annotations", "auto_scope", "level")
+            raise InvalidOperationError(
+                f"@pl.jit has no option {option!r}",
+                author_line(),
+                help=like(option, known) or f"there are {', '.join(known)}",
+            )
+
         def decorate(decorated: Callable[..., Any]) -> Kernel:
             return Kernel(decorated, self.kind, check_annotations, around)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from tilewright.errors import UnsupportedFeatureError
+from tilewright.errors import UnsupportedFeatureError, like
 
 
 class Operator:
@@ -52,3 +52,16 @@ def operator_of(thing: object) -> Operator | None:
     """The word that a Python object stands for, or None."""
     word = getattr(thing, "operator", None)
     return word if isinstance(word, Operator) else None
+
+
+def why_not_bound(
+    signature: inspect.Signature, positional: int, named: Iterable[str], reason: TypeError
+) -> tuple[str, str | None]:
+    """(what is wrong with a call's arguments, the name that was meant), more plainly than Python says it."""
+    names = list(signature.parameters)
+    stray = next((name for name in named if name not in names), None)
+    if stray is not None:
+        return f"got an unexpected keyword argument {stray!r}", like(stray, names)
+    if str(reason).startswith("too many"):
+        return f"{reason}: it takes {len(names)}, got {positional}", None
+    return str(reason), None

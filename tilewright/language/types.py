@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tilewright.dtypes import DType
-from tilewright.errors import ParserTypeError
+from tilewright.errors import ParserTypeError, author_line
+
+
+def _refuse(message: str, help: str) -> NoReturn:
+    """An annotation that is none, at the line that says it."""
+    raise ParserTypeError(message, author_line(), help=help)
+
+
+class _Bracketed:
+    """A type that takes brackets, and is never called."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Bracketed:
+        _refuse(
+            f"pl.{cls.__name__} is called; its shape and dtype stand in brackets",
+            help=f"write pl.{cls.__name__}[…]",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,7 @@ class DirectedAnnotation:
     tensor: TensorAnnotation
 
 
-class Tensor:
+class Tensor(_Bracketed):
     """`pl.Tensor[[rows, columns], pl.FP32]`, a tensor in memory.
 
     Bare, shape and dtype are the argument's. A pl.TensorLayout may follow; it has no effect.
@@ -71,19 +86,20 @@ class Tensor:
     def __class_getitem__(cls, item: Any) -> TensorAnnotation:
         parts = item if isinstance(item, tuple) else (item,)
         if not isinstance(parts[0], (list, tuple)):
-            raise ParserTypeError(
+            _refuse(
                 f"pl.{cls.__name__}[…] needs a list of extents first, got {parts[0]!r}",
                 help=f"write pl.{cls.__name__}[[rows, columns], pl.FP32]",
             )
         dtype = parts[1] if len(parts) > 1 else None
         if dtype is not None and not isinstance(dtype, DType):
-            raise ParserTypeError(
-                f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}"
+            _refuse(
+                f"pl.{cls.__name__}[…] needs a dtype such as pl.FP32, got {dtype!r}",
+                help="write pl.FP32, pl.BF16, pl.INT8 or another dtype of the language",
             )
         for place in parts[2:]:
             if not isinstance(place, cls.placements):
                 wanted = " or ".join(f"a pl.{kind.__name__}" for kind in cls.placements)
-                raise ParserTypeError(
+                _refuse(
                     f"pl.{cls.__name__}[…] takes {wanted} after the dtype, got {place!r}",
                     help="leave it out: it has no effect on values",
                 )
@@ -101,49 +117,48 @@ def _directed(direction: Literal["out", "inout"], item: Any) -> DirectedAnnotati
     if item is Tensor:
         item = TensorAnnotation(None, None)
     if not isinstance(item, TensorAnnotation):
-        raise ParserTypeError(
-            f"only a tensor can be written to, got {item!r}", help="write pl.Out[pl.Tensor[…]]"
-        )
+        _refuse(f"only a tensor can be written to, got {item!r}", help="write pl.Out[pl.Tensor[…]]")
     return DirectedAnnotation(direction, item)
 
 
-class Out:
+class Out(_Bracketed):
     """`pl.Out[pl.Tensor[…]]`: supplied by the caller and overwritten."""
 
     def __class_getitem__(cls, item: Any) -> DirectedAnnotation:
         return _directed("out", item)
 
 
-class InOut:
+class InOut(_Bracketed):
     """`pl.InOut[pl.Tensor[…]]`: read and written."""
 
     def __class_getitem__(cls, item: Any) -> DirectedAnnotation:
         return _directed("inout", item)
 
 
-class Scalar:
+class Scalar(_Bracketed):
     """`pl.Scalar[pl.INT32]`: one number, given at the call."""
 
     def __class_getitem__(cls, item: Any) -> ScalarAnnotation:
         if not isinstance(item, DType):
-            raise ParserTypeError(
-                f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]"
-            )
+            _refuse(f"pl.Scalar[…] needs a dtype, got {item!r}", help="write pl.Scalar[pl.INT32]")
         return ScalarAnnotation(item)
 
 
-class Array:
+class Array(_Bracketed):
     """`pl.Array[[n], dtype]`: what pl.array.create makes, handed to an inline kernel."""
 
     def __class_getitem__(cls, item: Any) -> ArrayAnnotation:
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) != 2 or not isinstance(parts[0], list) or len(parts[0]) != 1:
-            raise ParserTypeError(
+            _refuse(
                 f"pl.Array[…] needs a list of one extent and a dtype, got {item!r}",
                 help="write pl.Array[[n], pl.INT32]",
             )
         if not isinstance(parts[1], DType):
-            raise ParserTypeError(f"pl.Array[…] needs a dtype such as pl.INT32, got {parts[1]!r}")
+            _refuse(
+                f"pl.Array[…] needs a dtype such as pl.INT32, got {parts[1]!r}",
+                help="write pl.Array[[n], pl.INT32]",
+            )
         return ArrayAnnotation(parts[0][0], parts[1])
 
 

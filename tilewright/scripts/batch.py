@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilewright import knobs
-from tilewright.errors import ArgumentValueError
+from tilewright.errors import ArgumentValueError, ParserSyntaxError, UndefinedVariableError
 from tilewright.frontend.lint import Lint, lint
 from tilewright.scripts.names import installed
 from tilewright.scripts.outcome import Outcome, Report, Status, judge
@@ -23,6 +23,8 @@ from tilewright.scripts.worker import command
 
 # How long one of several scripts may take; one alone may take as long as it likes.
 PATIENCE = 600.0
+# What Python itself would stumble over: no limit of ours.
+PYTHONS_OWN = (ParserSyntaxError, UndefinedVariableError)
 GRACE = 2.0  # seconds between asking a process to end and ending it
 
 
@@ -87,14 +89,17 @@ def run_all(
     """
     outcomes: dict[Path, Outcome] = {}
     start: list[Path] = []
+    texts: dict[Path, list[str]] = {}
     theirs = not settings.ours and installed("pypto") is not None  # whose rules are not ours
     for script in scripts:
         found = Lint() if theirs else lint(script)
         read(script, found)
+        texts[script] = [str(finding.error) for finding in found.findings]
         held = None if settings.anyway else held_back(script, found)
         if held is None:
             start.append(script)
         else:
+            held.findings = texts[script]
             outcomes[script] = held
             ended(held)
     running = _Processes()
@@ -102,8 +107,10 @@ def run_all(
         waiting = {pool.submit(_run, script, settings, running): script for script in start}
         try:
             for done in as_completed(waiting):
-                outcomes[waiting[done]] = done.result()
-                ended(done.result())
+                script, outcome = waiting[done], done.result()
+                outcome.findings = list(dict.fromkeys([*texts[script], *outcome.findings]))
+                outcomes[script] = outcome
+                ended(outcome)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             running.end()
@@ -118,8 +125,8 @@ def held_back(script: Path, found: Lint) -> Outcome | None:
         more = len(found.findings) - 1
         place = f"{first.span.short}: " if first.span else ""
         why = f"{place}{first.message}" + (f" (and {more} more)" if more else "")
-        texts = [str(finding.error) for finding in found.findings]
-        return Outcome(str(script), Status.unsupported, why, findings=texts)
+        python = any(f.at_import and isinstance(f.error, PYTHONS_OWN) for f in found.findings)
+        return Outcome(str(script), Status.failed if python else Status.unsupported, why)
     if not found.program:
         why = 'no `if __name__ == "__main__":` and no kernel is called'
         return Outcome(str(script), Status.no_program, why)
@@ -182,6 +189,8 @@ def _run(script: Path, settings: Settings, processes: _Processes) -> Outcome:
     )
     if exit_status is not None:
         outcome.status, outcome.why = judge(report, exit_status)
+        trouble = None if report is None else report.trouble
+        outcome.findings = list(trouble.reports) if trouble else []
     return outcome
 
 

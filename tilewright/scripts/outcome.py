@@ -6,10 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tilewright.errors import KernelError, UnsupportedFeatureError, raised_at
+from tilewright.errors import KernelError, UnsupportedFeatureError, raised_at, render
 from tilewright.span import Span
 
 
@@ -41,6 +40,7 @@ class Trouble:
 
     text: str
     unsupported: bool = False
+    reports: list[str] = field(default_factory=list)  # each mistake in full, as it was printed
 
 
 @dataclass
@@ -107,17 +107,11 @@ def trouble_of(error: BaseException, script: str) -> Trouble:
         more = f" (and {len(error.also)} more)" if error.also else ""
         place = _place(error.span or raised_at(error, script))
         unsupported = any(isinstance(e, UnsupportedFeatureError) for e in (error, *error.also))
-        return Trouble(f"{place}{error.message}{more}", unsupported)
+        reports = [render(e) for e in (error, *error.also)]
+        return Trouble(f"{place}{error.message}{more}", unsupported, reports)
     text = " ".join(str(error).split())
-    named = text if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"
-    return Trouble(_place(raised_at(error, script)) + named.removesuffix(": "), _is_missing(error))
-
-
-def _is_missing(error: BaseException) -> bool:
-    """Whether a package is not installed, or the language lacks a word."""
-    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
-        return error.obj.__name__.startswith("tilewright.")
-    return isinstance(error, ImportError)
+    named = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return Trouble(_place(raised_at(error, script)) + named)
 
 
 def _place(span: Span | None) -> str:

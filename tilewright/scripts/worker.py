@@ -7,15 +7,16 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import tilewright
 from tilewright import knobs
-from tilewright.errors import KernelError, raised_at
+from tilewright.errors import CompilerBug, KernelError, without_our_frames
 from tilewright.listeners import Listener, listen
 from tilewright.scripts import names
 from tilewright.scripts.outcome import KernelRun, Report, Trouble, trouble_of
+from tilewright.scripts.translate import in_our_words
 
 INTERRUPTED = 130  # what a shell says of a command that was stopped by Ctrl-C
 
@@ -64,14 +65,14 @@ def run_script(script: Path, arguments: list[str], ours: bool, report: Report) -
     except KeyboardInterrupt:
         report.trouble = Trouble("interrupted")
         return INTERRUPTED
-    except KernelError as error:
-        error.span = error.span or raised_at(error, str(path))
-        report.trouble = trouble_of(error, str(path))
-        print(error, file=sys.stderr)
-        return 1
     except BaseException as error:  # noqa: BLE001  (whatever a script raises, the report has it)
-        report.trouble = trouble_of(error, str(path))
-        error.with_traceback(_from_script_on(error.__traceback__, str(path)))
+        told = in_our_words(error, str(path))
+        report.trouble = trouble_of(told, str(path))
+        if isinstance(told, KernelError) and not knobs.tracebacks():
+            print(told, file=sys.stderr)
+            return 1
+        if not isinstance(error, CompilerBug) and not knobs.tracebacks():
+            error.with_traceback(without_our_frames(error.__traceback__))
         traceback.print_exception(error)
         return 1
     return 0
@@ -102,11 +103,3 @@ def _exit_status(leaving: SystemExit) -> int:
         return leaving.code & 0xFF if os.name == "posix" else leaving.code
     print(leaving.code, file=sys.stderr)
     return 1
-
-
-def _from_script_on(found: TracebackType | None, file: str) -> TracebackType | None:
-    """The traceback without our own frames above the script's first."""
-    start = found
-    while start is not None and start.tb_frame.f_code.co_filename != file:
-        start = start.tb_next
-    return start or found

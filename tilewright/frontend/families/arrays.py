@@ -29,7 +29,12 @@ def create(t: Tracer, call: Call) -> Named:
     )
     dtype = dtype_argument(t, call, "dtype")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        t.fail(InvalidOperationError, f"an array of {count!r} elements", call.at("n"))
+        t.fail(
+            InvalidOperationError,
+            f"an array of {count!r} elements",
+            call.at("n"),
+            help="give it a positive number of elements",
+        )
     if dtype == TASK_ID:
         return Array(count, dtype, None)
     if not (dtype.is_integer or dtype == BOOL):

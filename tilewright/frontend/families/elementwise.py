@@ -79,7 +79,12 @@ def pair(
     scalar = scalar_like(t, call, second, a.dtype)
     by_zero = not a.dtype.is_float and isinstance(scalar, Const) and scalar.value == 0
     if name in ("div", "rem") and by_zero:
-        t.fail(InvalidOperationError, f"{name}: an integer block divided by zero", call.at(second))
+        t.fail(
+            InvalidOperationError,
+            f"{name}: an integer block divided by zero",
+            call.at(second),
+            help="divide by something else, or pl.cast the block to pl.FP32 first",
+        )
     return Block(t.emit(name, [a.value, scalar], **attrs), a.valid)
 
 
@@ -120,6 +125,7 @@ def partial(t: Tracer, call: Call) -> Named:
             f"{call.name} needs two blocks of one shape, got {dims(a.shape)} and {dims(b.shape)}",
             call.node,
             notes=t.notes(call.node),
+            help="slice both with the same extents",
         )
     neutral = _neutral(call.name, a.dtype)
     parts = [
@@ -218,7 +224,12 @@ def expanded(t: Tracer, call: Call) -> Named:
     if kind != "expdif":
         return Block(t.emit(kind, [x.value, v.value]), x.valid)
     if not x.dtype.is_float:
-        t.fail(InvalidOperationError, f"{call.name}: needs floats, got {describe(x)}", call.node)
+        t.fail(
+            InvalidOperationError,
+            f"{call.name}: needs floats, got {describe(x)}",
+            call.node,
+            help="pl.cast(…, pl.FP32) it first",
+        )
     return Block(t.emit("exp", [t.emit("sub", [x.value, v.value])]), x.valid)
 
 
@@ -316,5 +327,10 @@ def const(t: Tracer, call: Call) -> Named:
     dtype = dtype_argument(t, call, "dtype")
     value = constant(t, call, "value")
     if not is_number(value):
-        t.fail(ParserTypeError, f"const: needs a number, got {value!r}", call.node)
+        t.fail(
+            ParserTypeError,
+            f"const: needs a number, got {value!r}",
+            call.node,
+            help="write pl.const(1.0, pl.FP32)",
+        )
     return Number(Const(literal_as(t, call.name, value, dtype, call.node), dtype))

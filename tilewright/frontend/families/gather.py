@@ -83,6 +83,7 @@ def matching(t: Tracer, call: Call) -> Named:
             f"gather by kvalue takes a 2-D block and out_cols=, got {dims(x.shape)}",
             call.node,
             notes=t.notes(call.node),
+            help="write pl.gather(x, kvalue=…, cmp_mode=…, out_cols=…)",
         )
     if not call.given("cmp_mode"):
         t.fail(
@@ -100,6 +101,7 @@ def matching(t: Tracer, call: Call) -> Named:
             InvalidOperationError,
             f"gather: kvalue must be a scalar or one column beside {dims(x.shape)}",
             call.at("kvalue"),
+            help="compare with one number, or with one per row: a [rows, 1] block",
         )
     found = t.emit("find", [mask.value, offset, *x.extents], count=room)
     ones = cast_block(t, mask, INT32)

@@ -129,6 +129,7 @@ def arange(t: Tracer, call: Call) -> Named:
             InvalidOperationError,
             f"arange: start must be an integer scalar, got {describe(call['start'])}",
             call.at("start"),
+            help="write pl.arange(0, [1, n]) and pl.cast the result",
         )
     start = number.operand
     if isinstance(start, Const):
@@ -161,6 +162,7 @@ def slice_(t: Tracer, call: Call) -> Named:
                 ParserTypeError,
                 f"slice: drop_dims must be a list of axes, got {describe(axes)}",
                 call.at("drop_dims"),
+                help="write drop_dims=[0]",
             )
         drop = tuple(
             sorted(t.extent(a, call.at("drop_dims"), "an axis") % rank for a in axes.values)
@@ -254,6 +256,7 @@ def _atomic(t: Tracer, call: Call, target: Tensor | Block) -> str | None:
             ParserTypeError,
             f"atomic must be a pl.AtomicType, got {describe(value)}",
             call.at("atomic"),
+            help="write atomic=pl.AtomicType.Add",
         )
     if kind is AtomicType.None_:
         return None
@@ -262,6 +265,7 @@ def _atomic(t: Tracer, call: Call, target: Tensor | Block) -> str | None:
             InvalidOperationError,
             f"atomic add works on {', '.join(map(str, ATOMIC_DTYPES))}, got {target.dtype}",
             call.node,
+            help="add into an FP32 tensor, and pl.cast at the end",
         )
     return "add"
 
@@ -353,6 +357,7 @@ def write(t: Tracer, call: Call) -> Named:
             InvalidOperationError,
             f"write: the value must be a scalar, got {describe(value)}",
             call.at("value"),
+            help=f"{ast.unparse(call.at('t'))}[…] = block stores a block; pl.read takes a scalar out of one",
         )
     operand = number.operand
     if isinstance(value, Constant):
@@ -368,7 +373,12 @@ def write(t: Tracer, call: Call) -> Named:
     new = Block(t.emit("with_element", [target.value, operand, *indices]), target.valid)
     name = call.nodes["t"]
     if not isinstance(name, ast.Name):
-        t.fail(InvalidOperationError, "write: a block must be named to be written to", call.at("t"))
+        t.fail(
+            InvalidOperationError,
+            "write: a block must be named to be written to",
+            call.at("t"),
+            help="bind the block to a name first",
+        )
     t.update(name.id, new)
     return Nothing()
 
@@ -379,7 +389,10 @@ def set_validshape(t: Tracer, call: Call) -> Named:
     x = block(t, call, "x")
     if len(x.shape) != 2:
         t.fail(
-            InvalidOperationError, f"set_validshape takes a 2-D block, got {describe(x)}", call.node
+            InvalidOperationError,
+            f"set_validshape takes a 2-D block, got {describe(x)}",
+            call.node,
+            help="pl.reshape it to two axes first",
         )
     valid = tuple(t.index(call[p], call.at(p), p) for p in ("rows", "cols"))
     check_valid(t, valid, x.shape, call.node)

@@ -32,6 +32,7 @@ def along(t: Tracer, call: Call) -> Named:
             f"{call.name} takes a 2-D block, got {dims(x.shape)}",
             call.node,
             notes=t.notes(call.node),
+            help="pl.reshape it to two axes first",
         )
     result = reduction(t, f"{'row' if axis else 'col'}_{call.name[5:]}", x)
     if constant(t, call, "keepdim"):

@@ -63,6 +63,7 @@ def syncall(t: Tracer, call: Call) -> Named:
             InvalidOperationError,
             f"core_type is one of {', '.join(CORE_TYPES)}, got {core_type!r}",
             call.at("core_type"),
+            help=f"write core_type={CORE_TYPES[0]!r}",
         )
     if "spmd" not in t.inside:
         t.fail(

@@ -46,7 +46,10 @@ def transpose(t: Tracer, call: Call) -> Named:
     i, j = axis_argument(t, call, "axis1", rank), axis_argument(t, call, "axis2", rank)
     if i == j:
         t.fail(
-            InvalidOperationError, f"transpose swaps two different axes, got {i} twice", call.node
+            InvalidOperationError,
+            f"transpose swaps two different axes, got {i} twice",
+            call.node,
+            help="name two axes: pl.transpose(x, 0, 1)",
         )
     if isinstance(x, Tensor) and not t.in_region:
         x = as_view(t, x, "transposed in orchestration", call.node)

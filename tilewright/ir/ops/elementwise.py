@@ -38,7 +38,10 @@ def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     out = []
     for x, y in zip(left, right, strict=True):
         if x != y and 1 not in (x, y):
-            raise RuleBroken(f"shapes {dims(a)} and {dims(b)} do not broadcast")
+            raise RuleBroken(
+                f"shapes {dims(a)} and {dims(b)} do not broadcast",
+                help="axes must agree or be 1; pl.reshape or pl.slice one of them",
+            )
         out.append(max(x, y))
     return tuple(out)
 
@@ -106,7 +109,9 @@ def _unary(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 def _cmp(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """1 where attrs['kind'] (eq ne lt le gt ge) holds, else 0, in the operands' dtype."""
     if attrs["kind"] not in ("eq", "ne", "lt", "le", "gt", "ge"):
-        raise RuleBroken(f"unknown comparison {attrs['kind']!r}")
+        raise RuleBroken(
+            f"unknown comparison {attrs['kind']!r}", help="0 eq, 1 ne, 2 lt, 3 le, 4 gt, 5 ge"
+        )
     return _binary(operands, attrs)
 
 
@@ -136,7 +141,10 @@ def _broadcast(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """The operand repeated to attrs['shape']."""
     a, shape = tile(operands[0], "the operand"), tuple(attrs["shape"])
     if broadcast_shapes(a.shape, shape) != shape:
-        raise RuleBroken(f"{dims(a.shape)} does not broadcast to {dims(shape)}")
+        raise RuleBroken(
+            f"{dims(a.shape)} does not broadcast to {dims(shape)}",
+            help="an axis of extent 1 is repeated, others must agree",
+        )
     return (TileType(shape, a.dtype),)
 
 
@@ -147,11 +155,15 @@ def _gather_mask(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...
     stride, _ = mask_pattern(attrs["pattern"])
     if a.shape[-1] % stride:
         raise RuleBroken(
-            f"pattern {attrs['pattern']} needs columns in multiples of {stride}, got {a.shape[-1]}"
+            f"pattern {attrs['pattern']} needs columns in multiples of {stride}, got {a.shape[-1]}",
+            help=f"pl.slice or pl.concat to a multiple of {stride} columns",
         )
     to = attrs.get("to") or a.dtype
     if to.bits != a.dtype.bits:
-        raise RuleBroken(f"output_dtype reinterprets bits: {a.dtype} and {to} differ in width")
+        raise RuleBroken(
+            f"output_dtype reinterprets bits: {a.dtype} and {to} differ in width",
+            help="pl.cast the result instead, or name a dtype of the same width",
+        )
     return (TileType((*a.shape[:-1], a.shape[-1] // stride), to),)
 
 
@@ -164,7 +176,8 @@ def _scatter_mask(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     if (*a.shape[:-1], a.shape[-1] * stride) != dst.shape:
         raise RuleBroken(
             f"pattern {attrs['pattern']} scatters {dims(a.shape)} into {stride} times its columns,"
-            f" got {dims(dst.shape)}"
+            f" got {dims(dst.shape)}",
+            help=f"give dst {stride} times the columns",
         )
     return (dst,)
 
@@ -175,7 +188,10 @@ def _interleave(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]
     even, odd = (tile(x, "operand") for x in operands)
     same_dtype(even, odd, "both operands")
     if even.shape != odd.shape:
-        raise RuleBroken(f"shapes {dims(even.shape)} and {dims(odd.shape)} differ")
+        raise RuleBroken(
+            f"shapes {dims(even.shape)} and {dims(odd.shape)} differ",
+            help="slice both with the same extents",
+        )
     return (TileType((*even.shape[:-1], 2 * even.shape[-1]), even.dtype),)
 
 

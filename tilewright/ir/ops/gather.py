@@ -30,11 +30,15 @@ def _index(operand: Operand) -> TileType:
 def _not_larger(index: TileType, other: TileType, what: str, but: int | None = None) -> None:
     """Ranks agree, and along every axis except `but` there is an element of `other` for every index."""
     if len(other.shape) != len(index.shape):
-        raise RuleBroken(f"{what} {dims(other.shape)} and index {dims(index.shape)} differ in rank")
+        raise RuleBroken(
+            f"{what} {dims(other.shape)} and index {dims(index.shape)} differ in rank",
+            help="pl.reshape one of them to the other's rank",
+        )
     for axis, (n, m) in enumerate(zip(other.shape, index.shape, strict=True)):
         if axis != but and m > n:
             raise RuleBroken(
-                f"index {dims(index.shape)} is larger than {what} {dims(other.shape)} on axis {axis}"
+                f"index {dims(index.shape)} is larger than {what} {dims(other.shape)} on axis {axis}",
+                help="slice the index to what it picks from",
             )
 
 
@@ -56,7 +60,10 @@ def _find(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     integer(operands[1], "the offset")
     integers(operands[2:], len(mask.shape), "valid extents")
     if attrs["count"] <= 0:
-        raise RuleBroken(f"needs room for one index or more, got {attrs['count']}")
+        raise RuleBroken(
+            f"needs room for one index or more, got {attrs['count']}",
+            help="write out_cols=8, or how many may be found",
+        )
     return (TileType((*mask.shape[:-1], attrs["count"]), INT32),)
 
 
@@ -84,7 +91,8 @@ def _scatter_rows(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     if len(a.shape) != 2 or source.shape != (prod(index.shape), a.shape[1]):
         raise RuleBroken(
             f"needs a row of {a.shape[-1]} for each of {prod(index.shape)} indices,"
-            f" got {dims(source.shape)}"
+            f" got {dims(source.shape)}",
+            help="give one row of values for each index",
         )
     return (a,)
 
@@ -107,7 +115,10 @@ def _mscatter(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
             help=f'pl.cast(…, target_type=pl.{t.dtype}, mode="rint") first',
         )
     if a.shape != index.shape:
-        raise RuleBroken(f"the tile is {dims(a.shape)}, its index is {dims(index.shape)}")
+        raise RuleBroken(
+            f"the tile is {dims(a.shape)}, its index is {dims(index.shape)}",
+            help="index and tile have one shape: one place for each element",
+        )
     if not t.is_contiguous:
         raise RuleBroken(
             f"flat indices need a contiguous tensor, this is a window ({dims(t.shape)})",

@@ -23,14 +23,20 @@ ACCUMULATOR = {BF16: FP32, FP16: FP32, FP32: FP32, INT8: INT32}
 def accumulator_dtype(dtype: DType) -> DType:
     """What products of `dtype` add up in."""
     if dtype not in ACCUMULATOR:
-        raise RuleBroken(f"matmul takes BF16, FP16, FP32 or INT8 operands, got {dtype}")
+        raise RuleBroken(
+            f"matmul takes BF16, FP16, FP32 or INT8 operands, got {dtype}",
+            help="pl.cast the operands to one of them",
+        )
     return ACCUMULATOR[dtype]
 
 
 def _product(a: TileType, b: TileType, attrs: Attrs) -> TileType:
     same_dtype(a, b, "matmul operands")
     if len(a.shape) < 2 or len(b.shape) < 2:
-        raise RuleBroken(f"matmul needs rank 2 or more, got {dims(a.shape)} and {dims(b.shape)}")
+        raise RuleBroken(
+            f"matmul needs rank 2 or more, got {dims(a.shape)} and {dims(b.shape)}",
+            help="pl.reshape a vector to [1, K] or [K, 1]",
+        )
     m, ka = a.shape[-2:] if not attrs.get("a_trans") else a.shape[:-3:-1]
     kb, n = b.shape[-2:] if not attrs.get("b_trans") else b.shape[:-3:-1]
     if ka != kb:
@@ -58,7 +64,10 @@ def _matmul_acc(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]
     integers(operands[3:], 3, "valid extents")
     product = _product(tile(operands[1], "a"), tile(operands[2], "b"), attrs)
     if acc != product:
-        raise RuleBroken(f"the accumulator is {acc}, the product is {product}")
+        raise RuleBroken(
+            f"the accumulator is {acc}, the product is {product}",
+            help=f"make the accumulator {dims(product.shape)} of {product.dtype}",
+        )
     return (product,)
 
 

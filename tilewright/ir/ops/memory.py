@@ -30,10 +30,14 @@ def window_shape(t: TensorType, attrs: Attrs) -> tuple[int, ...]:
     shape = tuple(attrs["shape"])
     if len(shape) != len(t.shape):
         raise RuleBroken(
-            f"the window {dims(shape)} has rank {len(shape)}, the tensor {dims(t.shape)} has {len(t.shape)}"
+            f"the window {dims(shape)} has rank {len(shape)}, the tensor {dims(t.shape)} has {len(t.shape)}",
+            help=f"write {len(t.shape)} extents, one per axis",
         )
     if any(extent <= 0 for extent in shape):
-        raise RuleBroken(f"a window needs positive extents, got {dims(shape)}")
+        raise RuleBroken(
+            f"a window needs positive extents, got {dims(shape)}",
+            help="write every extent out; a part that may be empty is a valid_shape",
+        )
     return shape
 
 
@@ -63,7 +67,8 @@ def _reshape_view(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ..
     shape = tuple(attrs["shape"])
     if prod(shape) != prod(t.shape):
         raise RuleBroken(
-            f"cannot reshape {dims(t.shape)} ({prod(t.shape)} elements) to {dims(shape)} ({prod(shape)})"
+            f"cannot reshape {dims(t.shape)} ({prod(t.shape)} elements) to {dims(shape)} ({prod(shape)})",
+            help=f"the extents must multiply to {prod(t.shape)}",
         )
     if not t.is_contiguous:
         raise RuleBroken(
@@ -104,7 +109,10 @@ def _store(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     integers(operands[2:], 2 * len(t.shape), "offsets and valid extents")
     wanted = keep_axes(shape, attrs.get("drop", ()))
     if source.shape != wanted:
-        raise RuleBroken(f"the window is {dims(wanted)}, the source is {dims(source.shape)}")
+        raise RuleBroken(
+            f"the window is {dims(wanted)}, the source is {dims(source.shape)}",
+            help="slice both with the same extents",
+        )
     if source.dtype != t.dtype:
         raise RuleBroken(
             f"cannot store {source.dtype} into a {t.dtype} tensor",

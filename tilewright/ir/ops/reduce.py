@@ -29,6 +29,9 @@ def _col(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     a = tile(operands[0], "the operand")
     computable(a)
     if len(a.shape) < 2:
-        raise RuleBroken(f"a column reduction needs rank 2 or more, got {dims(a.shape)}")
+        raise RuleBroken(
+            f"a column reduction needs rank 2 or more, got {dims(a.shape)}",
+            help="pl.reshape it to [1, n] or [n, 1] first",
+        )
     integers(operands[1:], len(a.shape), "valid extents")
     return (TileType((*a.shape[:-2], 1, a.shape[-1]), a.dtype),)

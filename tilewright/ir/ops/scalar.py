@@ -51,7 +51,9 @@ def _integer_arithmetic(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Ty
     """a op b on integers; the quotient is floored, the remainder has the divisor's sign."""
     a, b = (scalar(x, "operand") for x in operands)
     if not (a.dtype.is_integer and b.dtype.is_integer):
-        raise RuleBroken(f"needs integer scalars, got {a.dtype} and {b.dtype}")
+        raise RuleBroken(
+            f"needs integer scalars, got {a.dtype} and {b.dtype}", help="pl.cast(…, pl.INT32) first"
+        )
     return (_common(a, b),)
 
 
@@ -90,7 +92,7 @@ def _neg(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """-a."""
     (a,) = (scalar(x, "operand") for x in operands)
     if a.dtype == BOOL:
-        raise RuleBroken("- on BOOL")
+        raise RuleBroken("- on BOOL", help="write not for the opposite of a condition")
     return (a if not a.dtype.is_float else ScalarType(FP32),)
 
 

@@ -42,10 +42,14 @@ def _arange(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     shape, dtype = tuple(attrs["shape"]), attrs["dtype"]
     scalar(operands[0], "start")
     if dtype not in (INT16, INT32, UINT16, UINT32):
-        raise RuleBroken(f"arange counts in INT16, INT32, UINT16 or UINT32, got {dtype}")
+        raise RuleBroken(
+            f"arange counts in INT16, INT32, UINT16 or UINT32, got {dtype}",
+            help="count in pl.INT32, and pl.cast the result",
+        )
     if any(extent != 1 for extent in shape[:-1]) or shape[-1] == 1:
         raise RuleBroken(
-            f"arange needs leading extents of 1 and a last one above 1, got {dims(shape)}"
+            f"arange needs leading extents of 1 and a last one above 1, got {dims(shape)}",
+            help=f"write [1, {max(shape)}], then pl.reshape or pl.col_expand it",
         )
     return (TileType(shape, dtype),)
 
@@ -58,7 +62,10 @@ def _extract(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     if len(shape) != len(a.shape) or any(
         w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)
     ):
-        raise RuleBroken(f"the window {dims(shape)} does not fit into {dims(a.shape)}")
+        raise RuleBroken(
+            f"the window {dims(shape)} does not fit into {dims(a.shape)}",
+            help="take a smaller window, or start it earlier",
+        )
     return (TileType(keep_axes(shape, attrs.get("drop", ())), a.dtype),)
 
 
@@ -74,10 +81,16 @@ def _insert(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     if len(shape) != len(a.shape) or any(
         w > n or w <= 0 for w, n in zip(shape, a.shape, strict=True)
     ):
-        raise RuleBroken(f"the window {dims(shape)} does not fit into {dims(a.shape)}")
+        raise RuleBroken(
+            f"the window {dims(shape)} does not fit into {dims(a.shape)}",
+            help="take a smaller window, or start it earlier",
+        )
     wanted = keep_axes(shape, attrs.get("drop", ()))
     if wanted != source.shape:
-        raise RuleBroken(f"the window is {dims(wanted)}, the source is {dims(source.shape)}")
+        raise RuleBroken(
+            f"the window is {dims(wanted)}, the source is {dims(source.shape)}",
+            help="slice both with the same extents",
+        )
     same_dtype(a, source, "target and source")
     return (a,)
 
@@ -88,7 +101,8 @@ def _reshape(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     a, shape = tile(operands[0], "the operand"), tuple(attrs["shape"])
     if prod(shape) != a.numel:
         raise RuleBroken(
-            f"cannot reshape {dims(a.shape)} ({a.numel} elements) to {dims(shape)} ({prod(shape)})"
+            f"cannot reshape {dims(a.shape)} ({a.numel} elements) to {dims(shape)} ({prod(shape)})",
+            help=f"the extents must multiply to {a.numel}",
         )
     return (TileType(shape, a.dtype),)
 
@@ -109,7 +123,8 @@ def _concat(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     same_dtype(a, b, "both operands")
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[0]:
         raise RuleBroken(
-            f"concat joins 2-D blocks with equal rows, got {dims(a.shape)} and {dims(b.shape)}"
+            f"concat joins 2-D blocks with equal rows, got {dims(a.shape)} and {dims(b.shape)}",
+            help="pl.reshape or pl.slice them to equal rows; pl.assemble puts rows below each other",
         )
     return (TileType((a.shape[0], a.shape[1] + b.shape[1]), a.dtype),)
 

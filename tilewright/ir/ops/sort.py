@@ -36,7 +36,10 @@ def _sort32(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
             help="make it with pl.arange(…, dtype=pl.UINT32)",
         )
     if index.shape != a.shape:
-        raise RuleBroken(f"values are {dims(a.shape)}, idx is {dims(index.shape)}")
+        raise RuleBroken(
+            f"values are {dims(a.shape)}, idx is {dims(index.shape)}",
+            help=f"make idx {dims(a.shape)} too: one index for each value",
+        )
     if a.shape[-1] % RUN:
         raise RuleBroken(
             f"sorts runs of {RUN} columns, got {a.shape[-1]}", help="pad with pl.fillpad(…, min)"
@@ -57,12 +60,18 @@ def _mrgsort(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
         same_dtype(lists[0], x, "all lists")
         lanes = pair_lanes(x.dtype)
         if len(x.shape) != 2 or x.shape[0] != 1 or x.shape[1] % lanes:
-            raise RuleBroken(f"takes one row of pairs, {lanes} lanes each, got {dims(x.shape)}")
+            raise RuleBroken(
+                f"takes one row of pairs, {lanes} lanes each, got {dims(x.shape)}",
+                help="pl.reshape it to one row, or loop over the rows",
+            )
     if len(lists) == 1:
         length = attrs.get("block_len")
         if not isinstance(length, int) or length <= 0 or length % 64:
-            raise RuleBroken(f"block_len must be a multiple of 64, got {length}")
+            raise RuleBroken(
+                f"block_len must be a multiple of 64, got {length}",
+                help="pl.sort32 leaves runs of 64; then 256, 1024, …",
+            )
         return (lists[0],)
     if len(lists) > 4:
-        raise RuleBroken(f"merges two to four lists, got {len(lists)}")
+        raise RuleBroken(f"merges two to four lists, got {len(lists)}", help="merge four at a time")
     return (TileType((1, sum(x.shape[1] for x in lists)), lists[0].dtype),)

@@ -102,7 +102,10 @@ def panel(operand: Operand, what: str) -> PanelType:
 def integer(operand: Operand, what: str) -> ScalarType:
     found = scalar(operand, what)
     if not found.dtype.is_integer:
-        raise RuleBroken(f"{what} must be an integer scalar, got {found.dtype}")
+        raise RuleBroken(
+            f"{what} must be an integer scalar, got {found.dtype}",
+            help="pl.cast(…, pl.INT32) it first",
+        )
     return found
 
 
@@ -130,6 +133,7 @@ def keep_axes(shape: Sequence[int], drop: Sequence[int]) -> tuple[int, ...]:
     for axis in drop:
         if shape[axis] != 1:
             raise RuleBroken(
-                f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped"
+                f"axis {axis} has extent {shape[axis]}; only an axis of extent 1 can be dropped",
+                help="take one element of it, or keep the axis",
             )
     return tuple(extent for axis, extent in enumerate(shape) if axis not in drop)
