@@ -23,6 +23,7 @@ from tilewright.frontend.merging import (
     rebuilt,
     require_same_type,
 )
+from tilewright.frontend.observing import observed
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.turns import Loop, number_of, onward, turns_of
 from tilewright.frontend.values import (
@@ -34,7 +35,7 @@ from tilewright.frontend.values import (
     same,
 )
 from tilewright.ir.nodes import Block as Ops
-from tilewright.ir.nodes import Operand, Value
+from tilewright.ir.nodes import Op, Operand, Value
 from tilewright.ir.types import ScalarType
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
@@ -146,7 +147,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
         else:
             run_body(t, loop.body)
         t.block_index = index_before
-        finals = _finals(t, loop, plan, start, before)
+        finals = _finals(t, loop, plan, start, before, ops)
         outgoing: list[Operand] = []
         for key, value in finals.items():
             operands = parts(value, key in plan.with_extents)
@@ -191,6 +192,7 @@ def _finals(
     plan: Plan,
     start: dict[str, Binding],
     before: dict[str, Binding],
+    ops: Sequence[Op],
 ) -> dict[str, Named]:
     """What goes on to the next iteration; raises _Again when the plan did not foresee it."""
     node, explicit = loop.node, list(loop.explicit)
@@ -204,6 +206,8 @@ def _finals(
         was_read = id(binding) in t.reads
         if loop.independent:
             if (isinstance(old, Tensor) and isinstance(now.value, Tensor)) or not was_read:
+                continue
+            if not observed(old, ops):  # an accumulator that every turn starts anew
                 continue
             t.fail(
                 ParserTypeError,
