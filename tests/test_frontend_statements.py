@@ -275,3 +275,28 @@ def test_rows_are_gathered_into_columns(run):
     ids = torch.tensor([8, 0, 3, 3], dtype=torch.int32)
     run(gathered_rows, ids, src, y)
     assert torch.equal(y, src[ids.long()].t())
+
+
+@pl.jit.inline
+def raised(x: pl.Tensor, y: pl.Tensor):
+    with pl.at(level=REGION):
+        y = pl.add(x, 1.0)
+    return y
+
+
+@pl.jit
+def outputs_rebound(
+    x: pl.Tensor[[4, 8], pl.FP32],
+    y: pl.Out[pl.Tensor[[4, 8], pl.FP32]],
+    z: pl.Out[pl.Tensor[[4, 8], pl.FP32]],
+):
+    y = raised(x, y)
+    z = y
+    return y, z
+
+
+def test_an_output_s_name_for_a_block_is_that_output_once_it_is_returned(run):
+    x, y, z = torch.randn(4, 8), torch.zeros(4, 8), torch.zeros(4, 8)
+    assert run(outputs_rebound, x, y, z) is None
+    assert torch.equal(y, x + 1)
+    assert torch.equal(z, x + 1)

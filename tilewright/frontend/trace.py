@@ -26,6 +26,7 @@ from tilewright.frontend.values import (
     Tensor,
     Unknown,
     describe,
+    same,
 )
 from tilewright.ir.nodes import Block as Ops
 from tilewright.ir.nodes import Const, Function, Op, Param, Value
@@ -121,7 +122,10 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         p.value.name for p in params if isinstance(p.value.type, ScalarType)
     )
     t.builder.span = t.span(source.function)
-    results = _results(t, run_kernel(t, frame, run_body))
+    outputs = {
+        p.name: frame.names[p.name].value for p in parameters if p.direction in ("out", "inout")
+    }
+    results = _results(t, run_kernel(t, frame, run_body), outputs)
     ops, fresh = _fresh_results(t, list(t.builder.ops), results)
     names = tuple(tensor.root for tensor in results)
     with t.builder.block() as last:
@@ -171,8 +175,12 @@ def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param |
     return Number(value), Param(value, "in", parameter.span)
 
 
-def _results(t: Tracer, result: Named) -> list[Tensor]:
-    """What the kernel returns, as tensors; a returned block is stored into a fresh one."""
+def _results(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Tensor]:
+    """What the kernel returns, as tensors.
+
+    A returned block is stored: into the output whose name it has (`y = pl.add(x, 1.0)`, then
+    `return y`) if it fits, else into a fresh tensor.
+    """
     if isinstance(result, Nothing):
         return []
     values = result.values if isinstance(result, Items) else (result,)
@@ -181,7 +189,8 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
         if isinstance(value, Unknown):
             t.fail(Follows, "what is returned depends on a mistake above")
         if isinstance(value, Block):
-            value = _stored(t, value)
+            left = {n: x for n, x in outputs.items() if x not in tensors}
+            value = _stored(t, value, _output_of(t, value, left))
         if not isinstance(value, Tensor):
             t.fail(
                 ParserTypeError,
@@ -193,15 +202,33 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
     return tensors
 
 
-def _stored(t: Tracer, block: Block) -> Tensor:
-    made = t.emit("create", [], "result", shape=block.shape, dtype=block.dtype)
+def _output_of(t: Tracer, block: Block, outputs: Mapping[str, Named]) -> Tensor | None:
+    """The output whose name stands for this block at the end, if the block fits into it."""
+    for name, output in outputs.items():
+        if (
+            isinstance(output, Tensor)
+            and name in t.frame.names
+            and same(t.frame.names[name].value, block)
+            and (output.shape, output.dtype) == (block.shape, block.dtype)
+        ):
+            return output
+    return None
+
+
+def _stored(t: Tracer, block: Block, output: Tensor | None) -> Tensor:
+    if output is None:
+        made = t.emit("create", [], "result", shape=block.shape, dtype=block.dtype)
+        output = Tensor(made, made.name, fresh=True)
+    else:
+        t.note_write(output)
+    target = output.value
     zeros = [Const(0, INDEX)] * len(block.shape)
 
     def store() -> None:
-        t.builder.op("store", [block.value, made, *zeros, *block.extents], shape=block.shape)
+        t.builder.op("store", [block.value, target, *zeros, *block.extents], shape=block.shape)
 
     t.region(f"{t.frame.kernel.__name__}_result", t.frame.source.function.body[-1], store)
-    return Tensor(made, made.name, fresh=True)
+    return output
 
 
 def _fresh_results(
