@@ -300,3 +300,15 @@ def test_an_output_s_name_for_a_block_is_that_output_once_it_is_returned(run):
     assert run(outputs_rebound, x, y, z) is None
     assert torch.equal(y, x + 1)
     assert torch.equal(z, x + 1)
+
+
+@pl.jit
+def index_arithmetic_written(ids: pl.Tensor[[4], pl.INT32], y: pl.Out[pl.Tensor[[4], pl.INT32]]):
+    for i in pl.range(4):
+        pl.write(y, [i], pl.read(ids, [i]) * 16 + i)
+
+
+def test_a_write_narrows_what_was_computed_in_index(run):
+    ids, y = torch.tensor([3, -1, 7, 0], dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
+    run(index_arithmetic_written, ids, y)
+    assert y.tolist() == [48, -15, 114, 3]
