@@ -312,3 +312,18 @@ def test_a_write_narrows_what_was_computed_in_index(run):
     ids, y = torch.tensor([3, -1, 7, 0], dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
     run(index_arithmetic_written, ids, y)
     assert y.tolist() == [48, -15, 114, 3]
+
+
+@pl.jit
+def output_rebound_and_left(
+    x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 16], pl.FP32]]
+):
+    with pl.at(level=REGION):
+        y = pl.tensor.scatter(x, mask_pattern=pl.tile.MaskPattern.P0101, dst=y)
+        y = pl.tensor.scatter(pl.neg(x), mask_pattern=pl.tile.MaskPattern.P1010, dst=y)
+
+
+def test_a_block_left_under_an_output_s_name_is_that_output_if_nothing_else_is(run):
+    x, y = torch.randn(4, 8), torch.zeros(4, 16)
+    run(output_rebound_and_left, x, y)
+    assert torch.equal(y, torch.stack([x, -x], -1).flatten(1))

@@ -179,8 +179,19 @@ def _results(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Ten
     """What the kernel returns, as tensors.
 
     A returned block is stored: into the output whose name it has (`y = pl.add(x, 1.0)`, then
-    `return y`) if it fits, else into a fresh tensor.
+    `return y`) if it fits, else into a fresh tensor. A block under the name of an output that
+    nothing else is written to is stored there too.
     """
+    tensors = _returned(t, result, outputs)
+    for name, output in outputs.items():
+        bound = t.frame.names[name].value if name in t.frame.names else None
+        if isinstance(bound, Block) and isinstance(output, Tensor):
+            if output.root not in t.written and _fits(bound, output):
+                _stored(t, bound, output)
+    return tensors
+
+
+def _returned(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Tensor]:
     if isinstance(result, Nothing):
         return []
     values = result.values if isinstance(result, Items) else (result,)
@@ -209,10 +220,14 @@ def _output_of(t: Tracer, block: Block, outputs: Mapping[str, Named]) -> Tensor 
             isinstance(output, Tensor)
             and name in t.frame.names
             and same(t.frame.names[name].value, block)
-            and (output.shape, output.dtype) == (block.shape, block.dtype)
+            and _fits(block, output)
         ):
             return output
     return None
+
+
+def _fits(block: Block, output: Tensor) -> bool:
+    return (output.shape, output.dtype) == (block.shape, block.dtype)
 
 
 def _stored(t: Tracer, block: Block, output: Tensor | None) -> Tensor:
