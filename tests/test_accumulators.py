@@ -7,7 +7,7 @@ import torch
 from both_ways import agree
 
 import tilewright.language as pl
-from tilewright.errors import ParserTypeError
+from tilewright.errors import KernelError, ParserTypeError
 
 CORE = pl.Level.CORE_GROUP
 
@@ -59,3 +59,111 @@ def sum_over_parallel_turns(x: pl.Tensor, y: pl.Out[pl.Tensor]):
 def test_an_accumulator_that_the_first_turn_may_add_to_is_carried_and_refused():
     with pytest.raises(ParserTypeError, match=r"'acc' is carried from one iteration"):
         sum_over_parallel_turns.specialize(torch.zeros(32, 64), torch.zeros(4, 64))
+
+
+# names of another tensor in every turn
+
+
+@pl.jit.inline
+def layer(h: pl.Tensor, w: pl.Tensor, i: pl.Scalar[pl.INDEX]):
+    out = pl.create_tensor([8, 16], dtype=pl.FP32)
+    for r in pl.parallel(0, 8, 4):
+        with pl.at(level=CORE):
+            rows = h[r : r + 4, :]
+            out[r : r + 4, :] = pl.add(pl.matmul(rows, w[i]), rows)
+    return out
+
+
+@pl.jit
+def stacked(x: pl.Tensor, w: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    h = x
+    for i in pl.range(n):
+        for _ in pl.range(2):
+            h = layer(h, w, i)
+    with pl.at(level=CORE):
+        y[:, :] = h
+
+
+@pl.jit
+def stacked_into_an_output(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    y = x
+    i = 0
+    while i < 3:
+        y = layer(y, w, i)
+        i = i + 1
+    return y
+
+
+@pl.jit
+def remembers_a_turn(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    last = x
+    for i in pl.range(3):
+        with pl.at(level=CORE):
+            y[:, :] = pl.add(y, last)
+        for _ in pl.range(2):
+            last = layer(x, w, i)
+
+
+def test_a_loop_carries_the_tensor_that_the_turn_before_made():
+    x, w = torch.randint(-2, 3, (8, 16)).float(), torch.randint(-1, 2, (3, 16, 16)).float()
+    for n in (0, 1, 3):
+        wanted = x
+        for i in range(n):
+            for _ in range(2):
+                wanted = wanted @ w[i] + wanted
+        assert torch.equal(agree(stacked, x, w, n, torch.zeros(8, 16))[2], wanted)
+    wanted = x
+    for i in range(3):
+        wanted = wanted @ w[i] + wanted
+    assert torch.equal(agree(stacked_into_an_output, x, w, torch.zeros(8, 16))[2], wanted)
+    wanted = x + sum(x @ w[i] + x for i in range(2))
+    assert torch.equal(agree(remembers_a_turn, x, w, torch.zeros(8, 16))[2], wanted)
+
+
+@pl.jit
+def writes_what_it_carries(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    h = x
+    for i in pl.range(3):
+        following = layer(h, w, i)
+        with pl.at(level=CORE):
+            x[:, :] = pl.add(x, 1.0)
+        h = following
+    with pl.at(level=CORE):
+        y[:, :] = h
+
+
+@pl.jit
+def uses_a_turn_it_left(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
+    last = x
+    for i in pl.range(3):
+        for _ in pl.range(2):
+            last = layer(x, w, i)
+    with pl.at(level=CORE):
+        y[:, :] = last
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text"),
+    [
+        (writes_what_it_carries, "'h' names another tensor in every iteration"),
+        (uses_a_turn_it_left, "'last' was rebound inside the pl.range loop"),
+    ],
+)
+def test_a_tensor_that_cannot_be_carried_is_refused(kernel, text: str):
+    with pytest.raises(KernelError, match=text):
+        kernel.specialize(torch.zeros(8, 16), torch.zeros(3, 16, 16), torch.zeros(8, 16))
+
+
+@pl.jit
+def reads_one_of_two(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
+    last = x
+    for i in pl.range(3):
+        with pl.at(level=CORE):
+            y[:, :] = pl.add(y, last)
+        if i == 1:
+            last = z
+
+
+def test_a_name_that_is_lost_in_a_turn_and_read_in_the_next_is_refused():
+    with pytest.raises(KernelError, match=r"'last' is read here, and has different tensors"):
+        reads_one_of_two.specialize(*[torch.zeros(8, 16)] * 3)

@@ -248,3 +248,25 @@ def load_in_region(t: Tracer, tensor: Tensor) -> Block:
     value = t.frame.names.pop(held).value
     assert isinstance(value, Block)
     return value
+
+
+def store_whole(t: Tracer, value: Block | Tensor, target: Tensor, node: ast.AST, name: str) -> None:
+    """Write a block, or what a tensor holds now, over all of a tensor: in a region called after `name`."""
+
+    def store() -> None:
+        block = load_whole(t, value, "t") if isinstance(value, Tensor) else value
+        zeros = [Const(0, INDEX)] * len(block.shape)
+        t.builder.op(
+            "store", [block.value, target.value, *zeros, *block.extents], shape=block.shape
+        )
+
+    t.note_write(target)
+    t.region(f"{t.frame.kernel.__name__}_{name}", node, store)
+
+
+def copied(t: Tracer, tensor: Tensor, node: ast.AST, hint: str) -> Tensor:
+    """Memory of its own that holds what a tensor holds now."""
+    made = t.emit("create", [], hint, shape=tensor.shape, dtype=tensor.dtype)
+    copy = Tensor(made, made.name, fresh=True)
+    store_whole(t, tensor, copy, node, hint)
+    return copy

@@ -61,9 +61,7 @@ def _loop_looks(loop: Op, held: set[Value], starts: list[Start]) -> bool:
 
 def _handed_out(op: Op, block: Block, held: set[Value]) -> set[Value]:
     return {
-        result
-        for result, given in zip(op.results, yielded(block), strict=False)
-        if given in held
+        result for result, given in zip(op.results, yielded(block), strict=False) if given in held
     }
 
 

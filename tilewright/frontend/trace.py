@@ -10,6 +10,7 @@ from typing import Any
 from tilewright.dtypes import INDEX, DType
 from tilewright.errors import KernelError, ParserTypeError
 from tilewright.frontend.inlining import run_kernel
+from tilewright.frontend.merging import store_whole
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
@@ -178,16 +179,17 @@ def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param |
 def _results(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Tensor]:
     """What the kernel returns, as tensors.
 
-    A returned block is stored: into the output whose name it has (`y = pl.add(x, 1.0)`, then
-    `return y`) if it fits, else into a fresh tensor. A block under the name of an output that
-    nothing else is written to is stored there too.
+    What is returned under the name of an output (`y = pl.add(x, 1.0)`, then `return y`) is stored
+    there if it fits; any other block into a fresh tensor. A block left under the name of an output
+    that nothing else is written to is stored there too.
     """
     tensors = _returned(t, result, outputs)
     for name, output in outputs.items():
         bound = t.frame.names[name].value if name in t.frame.names else None
-        if isinstance(bound, Block) and isinstance(output, Tensor):
-            if output.root not in t.written and _fits(bound, output):
-                _stored(t, bound, output)
+        if not isinstance(bound, Block) or not isinstance(output, Tensor):
+            continue
+        if output.root not in t.written and _fits(bound, output):
+            _stored(t, bound, output)
     return tensors
 
 
@@ -199,9 +201,11 @@ def _returned(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Te
     for value in values:
         if isinstance(value, Unknown):
             t.fail(Follows, "what is returned depends on a mistake above")
-        if isinstance(value, Block):
-            left = {n: x for n, x in outputs.items() if x not in tensors}
-            value = _stored(t, value, _output_of(t, value, left))
+        left = {n: x for n, x in outputs.items() if x not in tensors}
+        if isinstance(value, Block) or (isinstance(value, Tensor) and value.fresh):
+            output = _output_of(t, value, left)
+            if output is not None or isinstance(value, Block):
+                value = _stored(t, value, output)
         if not isinstance(value, Tensor):
             t.fail(
                 ParserTypeError,
@@ -213,36 +217,28 @@ def _returned(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Te
     return tensors
 
 
-def _output_of(t: Tracer, block: Block, outputs: Mapping[str, Named]) -> Tensor | None:
-    """The output whose name stands for this block at the end, if the block fits into it."""
+def _output_of(t: Tracer, value: Block | Tensor, outputs: Mapping[str, Named]) -> Tensor | None:
+    """The output whose name stands for this block or fresh tensor at the end, if that fits into it."""
     for name, output in outputs.items():
         if (
             isinstance(output, Tensor)
             and name in t.frame.names
-            and same(t.frame.names[name].value, block)
-            and _fits(block, output)
+            and same(t.frame.names[name].value, value)
+            and _fits(value, output)
         ):
             return output
     return None
 
 
-def _fits(block: Block, output: Tensor) -> bool:
-    return (output.shape, output.dtype) == (block.shape, block.dtype)
+def _fits(value: Block | Tensor, output: Tensor) -> bool:
+    return (output.shape, output.dtype) == (value.shape, value.dtype)
 
 
-def _stored(t: Tracer, block: Block, output: Tensor | None) -> Tensor:
+def _stored(t: Tracer, value: Block | Tensor, output: Tensor | None) -> Tensor:
     if output is None:
-        made = t.emit("create", [], "result", shape=block.shape, dtype=block.dtype)
+        made = t.emit("create", [], "result", shape=value.shape, dtype=value.dtype)
         output = Tensor(made, made.name, fresh=True)
-    else:
-        t.note_write(output)
-    target = output.value
-    zeros = [Const(0, INDEX)] * len(block.shape)
-
-    def store() -> None:
-        t.builder.op("store", [block.value, target, *zeros, *block.extents], shape=block.shape)
-
-    t.region(f"{t.frame.kernel.__name__}_result", t.frame.source.function.body[-1], store)
+    store_whole(t, value, output, t.frame.source.function.body[-1], "result")
     return output
 
 
