@@ -315,9 +315,7 @@ def test_a_write_narrows_what_was_computed_in_index(run):
 
 
 @pl.jit
-def output_rebound_and_left(
-    x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 16], pl.FP32]]
-):
+def output_rebound_and_left(x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 16], pl.FP32]]):
     with pl.at(level=REGION):
         y = pl.tensor.scatter(x, mask_pattern=pl.tile.MaskPattern.P0101, dst=y)
         y = pl.tensor.scatter(pl.neg(x), mask_pattern=pl.tile.MaskPattern.P1010, dst=y)
