@@ -281,7 +281,7 @@ def test_rows_are_gathered_into_columns(run):
 def raised(x: pl.Tensor, y: pl.Tensor):
     with pl.at(level=REGION):
         y = pl.add(x, 1.0)
-    return y
+    return y  # noqa: RET504
 
 
 @pl.jit
