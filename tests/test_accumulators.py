@@ -8,6 +8,7 @@ from both_ways import agree
 
 import tilewright.language as pl
 from tilewright.errors import KernelError, ParserTypeError
+from tilewright.ir.printer import to_text
 
 CORE = pl.Level.CORE_GROUP
 
@@ -164,6 +165,74 @@ def reads_one_of_two(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
             last = z
 
 
-def test_a_name_that_is_lost_in_a_turn_and_read_in_the_next_is_refused():
-    with pytest.raises(KernelError, match=r"'last' is read here, and has different tensors"):
-        reads_one_of_two.specialize(*[torch.zeros(8, 16)] * 3)
+def test_a_turn_may_pick_the_tensor_of_the_next():
+    x, z = torch.randint(-9, 9, (8, 16)).float(), torch.randint(-9, 9, (8, 16)).float()
+    assert torch.equal(agree(reads_one_of_two, x, z, torch.zeros(8, 16))[2], 2 * x + z)
+
+
+@pl.jit
+def picks(x: pl.Tensor, z: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
+    if n > 3:
+        source = x
+    elif n == 2:
+        source = pl.slice(z, [4, 16], [4, 0])
+        other = pl.create_tensor([4, 16], dtype=pl.FP32)
+    else:
+        source = z[0:4, :]
+        other = x  # noqa: F841
+    for i in pl.range(4):
+        with pl.at(level=CORE):
+            y[i : i + 1, :] = pl.mul(source[i : i + 1, :], 2.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_branches_pick_one_of_several_tensors(n: int):
+    x, z = torch.randn(4, 16), torch.randn(8, 16)
+    wanted = x if n > 3 else z[4:] if n == 2 else z[:4]
+    assert torch.equal(agree(picks, x, z, n, torch.zeros(4, 16))[2], 2 * wanted)
+    program = picks.specialize(x, z, n, torch.zeros(4, 16), backend="interpreter").function
+    assert to_text(program).count("load %other") == 0  # nobody reads it, so nothing is copied
+    assert to_text(program).count("to %other") == 0
+
+
+@pl.jit
+def picks_and_writes_behind(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
+    source = x
+    if pl.read(x, [0, 0]) > 0.0:
+        source = z
+    with pl.at(level=CORE):
+        z[:, :] = x
+        y[:, :] = source
+
+
+@pl.jit
+def picks_and_writes_in_a_loop(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
+    source = x
+    if pl.read(x, [0, 0]) > 0.0:
+        source = z
+    for _ in pl.range(2):
+        with pl.at(level=CORE):
+            y[:, :] = source
+            z[:, :] = pl.add(y, 1.0)
+
+
+@pl.jit
+def writes_what_it_picks(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
+    target = y
+    if pl.read(x, [0, 0]) > 0.0:
+        target = z
+    with pl.at(level=CORE):
+        target[:, :] = x
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text"),
+    [
+        (picks_and_writes_behind, "picked at run time, and one was written since"),
+        (picks_and_writes_in_a_loop, "a write to one of several tensors, picked at run time"),
+        (writes_what_it_picks, "a write to one of several tensors, picked at run time"),
+    ],
+)
+def test_a_picked_tensor_is_read_only_and_void_once_one_of_them_changes(kernel, text: str):
+    with pytest.raises(KernelError, match=text):
+        kernel.specialize(*[torch.zeros(8, 16)] * 3)

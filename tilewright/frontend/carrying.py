@@ -74,6 +74,7 @@ class Plan:
     with_extents: set[str]  # blocks whose valid extents change
     narrowed: dict[str, ScalarType]  # scalars whose type widens
     copies: list[str]  # names of another tensor in every turn: what it holds is carried
+    stand_for: dict[str, frozenset[str]]  # what such a copy may stand for after the loop
 
 
 class _Again(Exception):
@@ -93,7 +94,7 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
         and is_carriable(t.frame.names[n].value)
     ]
     handed = [key for key, value in loop.explicit.items() if is_carriable(value)]
-    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {}, [])
+    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {}, [], {})
     written = t.written
     for _ in range(MOST_READINGS):
         here = t.snapshot()
@@ -322,13 +323,17 @@ def _carry_copies(
         assert isinstance(kept, Tensor)
         assert isinstance(first, Tensor)
         made = same(now.value, kept) or _made_in(ops, now.value)
-        if not made or kept.root in t.written or first.root in t.written:
+        behind = {first.root, *t.copies.behind(now.value.root)}
+        if not made or kept.root in t.written or not behind.isdisjoint(t.written):
             _refuse_another_tensor(t, loop.node, key, before[key], now)
     for key in plan.copies:
-        now, kept = t.frame.names[key], start[key].value
-        assert isinstance(now.value, Tensor)
+        last, kept, first = t.frame.names[key].value, start[key].value, before[key].value
+        assert isinstance(last, Tensor)
         assert isinstance(kept, Tensor)
-        store_whole(t, now.value, kept, loop.node, key)
+        assert isinstance(first, Tensor)
+        store_whole(t, last, kept, loop.node, key)
+        behind = {*t.copies.behind(last.root), *([] if loop.runs else [first.root])}
+        plan.stand_for[key] = frozenset(behind - {kept.root})
 
 
 def _refuse_another_tensor(
@@ -381,7 +386,12 @@ def _after(
         if key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
         elif key in plan.copies:
-            t.frame.names[key] = Binding(carried[key], line)
+            kept = carried[key]
+            assert isinstance(kept, Tensor)
+            t.frame.names[key] = Binding(kept, line)
+            if plan.stand_for[key]:
+                t.copies.add(kept.root, plan.stand_for[key], len(t.inside))
+                t.note_read(kept, loop.node)
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(
                 key,

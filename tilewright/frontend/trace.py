@@ -9,6 +9,7 @@ from typing import Any
 
 from tilewright.dtypes import INDEX, DType
 from tilewright.errors import KernelError, ParserTypeError
+from tilewright.frontend.copies import drop_unused_copies
 from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.merging import store_whole
 from tilewright.frontend.signature import Parameter, signature_of
@@ -146,7 +147,7 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function)
     )
     return Traced(
-        drop_unused_results(function),
+        drop_unused_copies(drop_unused_results(function), t.copies),
         tuple(t.consulted.values()),
         tuple(fresh),
         names,
