@@ -275,3 +275,53 @@ def test_rows_are_gathered_into_columns(run):
     ids = torch.tensor([8, 0, 3, 3], dtype=torch.int32)
     run(gathered_rows, ids, src, y)
     assert torch.equal(y, src[ids.long()].t())
+
+
+@pl.jit.inline
+def raised(x: pl.Tensor, y: pl.Tensor):
+    with pl.at(level=REGION):
+        y = pl.add(x, 1.0)
+    return y  # noqa: RET504
+
+
+@pl.jit
+def outputs_rebound(
+    x: pl.Tensor[[4, 8], pl.FP32],
+    y: pl.Out[pl.Tensor[[4, 8], pl.FP32]],
+    z: pl.Out[pl.Tensor[[4, 8], pl.FP32]],
+):
+    y = raised(x, y)
+    z = y
+    return y, z
+
+
+def test_an_output_s_name_for_a_block_is_that_output_once_it_is_returned(run):
+    x, y, z = torch.randn(4, 8), torch.zeros(4, 8), torch.zeros(4, 8)
+    assert run(outputs_rebound, x, y, z) is None
+    assert torch.equal(y, x + 1)
+    assert torch.equal(z, x + 1)
+
+
+@pl.jit
+def index_arithmetic_written(ids: pl.Tensor[[4], pl.INT32], y: pl.Out[pl.Tensor[[4], pl.INT32]]):
+    for i in pl.range(4):
+        pl.write(y, [i], pl.read(ids, [i]) * 16 + i)
+
+
+def test_a_write_narrows_what_was_computed_in_index(run):
+    ids, y = torch.tensor([3, -1, 7, 0], dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
+    run(index_arithmetic_written, ids, y)
+    assert y.tolist() == [48, -15, 114, 3]
+
+
+@pl.jit
+def output_rebound_and_left(x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 16], pl.FP32]]):
+    with pl.at(level=REGION):
+        y = pl.tensor.scatter(x, mask_pattern=pl.tile.MaskPattern.P0101, dst=y)
+        y = pl.tensor.scatter(pl.neg(x), mask_pattern=pl.tile.MaskPattern.P1010, dst=y)
+
+
+def test_a_block_left_under_an_output_s_name_is_that_output_if_nothing_else_is(run):
+    x, y = torch.randn(4, 8), torch.zeros(4, 16)
+    run(output_rebound_and_left, x, y)
+    assert torch.equal(y, torch.stack([x, -x], -1).flatten(1))

@@ -338,3 +338,15 @@ def test_results_that_the_specs_do_not_foresee_are_named():
         run_jit(sums_and_doubles, returning(("sums", [4, 1])))
     with pytest.raises(ValueError, match=r"returns \[4, 1\] torch.float32 for 'doubled', wanted"):
         run_jit(sums_and_doubles, returning(("doubled", [4, 8]), ("sums", [4, 1])))
+
+
+def test_a_golden_of_an_older_draft_takes_tensors_and_params():
+    from tilewright.scripts.pypto import runtime
+
+    def golden(tensors, params):
+        assert not params
+        tensors["y"][:] = tensors["x"] * 2
+
+    config = runtime.RunConfig(platform="a2a3sim", rtol=1e-6)
+    assert runtime.run(PythonKernel(double), specs(), golden=golden, config=config).passed
+    assert runtime.run(PythonKernel(double), specs(), golden=doubled).passed

@@ -16,13 +16,16 @@ from tilewright.errors import (
 from tilewright.frontend.merging import (
     common_type,
     converted,
+    copied,
     is_carriable,
     load_in_region,
     parts,
     reassigned,
     rebuilt,
     require_same_type,
+    store_whole,
 )
+from tilewright.frontend.observing import observed
 from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.turns import Loop, number_of, onward, turns_of
 from tilewright.frontend.values import (
@@ -35,8 +38,9 @@ from tilewright.frontend.values import (
     same,
 )
 from tilewright.ir.nodes import Block as Ops
-from tilewright.ir.nodes import Operand, Value
+from tilewright.ir.nodes import Op, Operand, Value
 from tilewright.ir.types import ScalarType
+from tilewright.ir.walk import ops_in
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 
@@ -70,6 +74,8 @@ class Plan:
     as_blocks: set[str]  # fresh tensors that the body rebinds as blocks
     with_extents: set[str]  # blocks whose valid extents change
     narrowed: dict[str, ScalarType]  # scalars whose type widens
+    copies: list[str]  # names of another tensor in every turn: what it holds is carried
+    stand_for: dict[str, frozenset[str]]  # what such a copy may stand for after the loop
 
 
 class _Again(Exception):
@@ -89,9 +95,11 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
         and is_carriable(t.frame.names[n].value)
     ]
     handed = [key for key, value in loop.explicit.items() if is_carriable(value)]
-    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {})
+    plan = Plan([*handed, *([] if loop.independent else candidates)], set(), set(), {}, [], {})
+    written = t.written
     for _ in range(MOST_READINGS):
         here = t.snapshot()
+        t.written = set()
         try:
             with t.builder.block() as ops:
                 _read_loop(t, loop, plan, run_body)
@@ -99,6 +107,8 @@ def run_loop(t: Tracer, loop: Loop, run_body: RunBody) -> None:
             return
         except _Again:
             t.restore(here)
+        finally:
+            t.written |= written
     t.fail(
         UnsupportedFeatureError,
         "what this loop carries cannot be settled",
@@ -131,6 +141,12 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
         if isinstance(value, Block) and key not in plan.with_extents:
             carried[key] = Block(fresh[0], value.valid)
         t.frame.names[key] = Binding(carried[key], before[key].line)
+    for key in plan.copies:
+        value = before[key].value
+        assert isinstance(value, Tensor)
+        carried[key] = kept = copied(t, value, node, key)
+        t.written.discard(kept.root)
+        t.frame.names[key] = Binding(kept, before[key].line)
     counter = t.builder.fresh(ScalarType(INDEX), loop.variable or "block")
     t.writes += 1  # what was read before the loop may have changed in a later iteration
     yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
@@ -152,7 +168,8 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
         else:
             run_body(t, loop.body)
         t.block_index = index_before
-        finals = _finals(t, loop, plan, start, before)
+        finals = _finals(t, loop, plan, start, before, ops)
+        _carry_copies(t, loop, plan, start, before, ops)
         outgoing: list[Operand] = []
         for key, value in finals.items():
             operands = parts(value, key in plan.with_extents)
@@ -197,12 +214,20 @@ def _finals(
     plan: Plan,
     start: dict[str, Binding],
     before: dict[str, Binding],
+    ops: Sequence[Op],
 ) -> dict[str, Named]:
     """What goes on to the next iteration; raises _Again when the plan did not foresee it."""
     node, explicit = loop.node, list(loop.explicit)
     for key, binding in start.items():
         now = t.frame.names.get(key)
-        if now is None or key in plan.names or same(now.value, binding.value):
+        if now is None and key in before and id(binding) in t.reads and not loop.independent:
+            t.fail(
+                UnsupportedFeatureError,
+                f"{key!r} is read here, and {t.frame.gone[key]}",
+                node,
+                help="bind it again before the next iteration reads it",
+            )
+        if now is None or key in plan.names or key in plan.copies or same(now.value, binding.value):
             continue
         if key not in before or key in explicit:
             continue
@@ -210,6 +235,8 @@ def _finals(
         was_read = id(binding) in t.reads
         if loop.independent:
             if (isinstance(old, Tensor) and isinstance(now.value, Tensor)) or not was_read:
+                continue
+            if not observed(old, ops):  # an accumulator that every turn starts anew
                 continue
             t.fail(
                 ParserTypeError,
@@ -230,13 +257,11 @@ def _finals(
         if isinstance(old, Tensor) and isinstance(now.value, Tensor) and not was_read:
             continue
         if isinstance(old, Tensor) and isinstance(now.value, Tensor):
-            t.fail(
-                UnsupportedFeatureError,
-                f"{key!r} names another tensor in every iteration",
-                node,
-                help="keep one tensor and take windows of it",
-                notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"],
-            )
+            fits = (old.shape, old.dtype) == (now.value.shape, now.value.dtype)
+            if not fits or not _made_in(ops, now.value):
+                _refuse_another_tensor(t, node, key, binding, now)
+            plan.copies.append(key)
+            raise _Again
         require_same_type(t, node, key, binding, now)
     finals: dict[str, Named] = {}
     yielded = t.frame.yielded
@@ -282,6 +307,54 @@ def _finals(
     return finals
 
 
+def _made_in(ops: Sequence[Op], tensor: Tensor) -> bool:
+    """Whether a loop's body makes the tensor, so that nobody writes to it once the turn has ended."""
+    return any(op.name == "create" and op.result.name == tensor.root for op in ops_in(ops))
+
+
+def _carry_copies(
+    t: Tracer,
+    loop: Loop,
+    plan: Plan,
+    start: dict[str, Binding],
+    before: dict[str, Binding],
+    ops: Sequence[Op],
+) -> None:
+    """What a name of another tensor in every turn holds goes into memory that the loop keeps for it.
+
+    No turn may write to that memory, nor to the tensor of the first turn: the copy would not show it.
+    """
+    for key in plan.copies:
+        now, kept, first = t.frame.names[key], start[key].value, before[key].value
+        assert isinstance(now.value, Tensor)
+        assert isinstance(kept, Tensor)
+        assert isinstance(first, Tensor)
+        made = same(now.value, kept) or _made_in(ops, now.value)
+        behind = {first.root, *t.copies.behind(now.value.root)}
+        if not made or kept.root in t.written or not behind.isdisjoint(t.written):
+            _refuse_another_tensor(t, loop.node, key, before[key], now)
+    for key in plan.copies:
+        last, kept, first = t.frame.names[key].value, start[key].value, before[key].value
+        assert isinstance(last, Tensor)
+        assert isinstance(kept, Tensor)
+        assert isinstance(first, Tensor)
+        store_whole(t, last, kept, loop.node, key)
+        behind = {*t.copies.behind(last.root), *([] if loop.runs else [first.root])}
+        plan.stand_for[key] = frozenset(behind - {kept.root})
+
+
+def _refuse_another_tensor(
+    t: Tracer, node: ast.AST, key: str, binding: Binding, now: Binding
+) -> NoReturn:
+    t.fail(
+        UnsupportedFeatureError,
+        f"{key!r} names another tensor in every iteration",
+        node,
+        help="keep one tensor and take windows of it",
+        notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"],
+    )
+
+
 def _carry_as_block(
     t: Tracer, plan: Plan, node: ast.AST, key: str, first: Binding, now: Binding
 ) -> NoReturn:
@@ -312,13 +385,22 @@ def _after(
 ) -> None:
     """Names after the loop: carried ones have their last value, those of the body are gone."""
     line, variable = loop.node.lineno, loop.variable
-    inside = t.frame.names
+    inside, gone = t.frame.names, t.frame.gone
     t.frame.names = dict(before)
+    for key in before.keys() - inside.keys():
+        t.drop(key, gone[key])
     for key, binding in inside.items():
         if key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
         elif isinstance(binding.value, Unknown):  # a mistake, which is on the list
             t.frame.names[key] = binding
+        elif key in plan.copies:
+            kept = carried[key]
+            assert isinstance(kept, Tensor)
+            t.frame.names[key] = Binding(kept, line)
+            if plan.stand_for[key]:
+                t.copies.add(kept.root, plan.stand_for[key], len(t.inside))
+                t.note_read(kept, loop.node)
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(
                 key,

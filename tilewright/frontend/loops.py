@@ -368,7 +368,7 @@ def _unroll(t: Tracer, node: ast.For, bounds: Bounds, variable: str, run_body: R
     )
     fixed = [t.constant(Number(b), node.iter, "a bound of pl.unroll") for b in bounds]
     start, stop, step = fixed
-    copies = t.copies * max(1, -((start - stop) // step))
+    copies = t.unrolled * max(1, -((start - stop) // step))
     if copies > MOST_COPIES:
         t.fail(
             InvalidOperationError,
@@ -376,11 +376,11 @@ def _unroll(t: Tracer, node: ast.For, bounds: Bounds, variable: str, run_body: R
             node.iter,
             help="loop with pl.range",
         )
-    outside, t.copies = t.copies, copies
+    outside, t.unrolled = t.unrolled, copies
     try:
         _copies(t, node, range(*fixed), variable, run_body)
     finally:
-        t.copies = outside
+        t.unrolled = outside
 
 
 def _copies(t: Tracer, node: ast.For, values: range, variable: str, run_body: RunBody) -> None:

@@ -158,6 +158,8 @@ def merge_arms(
             if old is not None and not _both_tensors(a.value, b.value):
                 changed = b if same(old.value, a.value) else a
                 raise reassigned(t, node, name, b if changed is a else a, changed)
+            if _picked(t, node, name, (then, other), (a.value, b.value)):
+                continue
             what = "different tensors" if _both_tensors(a.value, b.value) else "different types"
             t.drop(name, f"has {what} in the two arms of the if on line {line}")
             continue
@@ -197,6 +199,30 @@ def _anything(t: Tracer, arm: Arm, like: Binding) -> Binding | None:
         tile = t.emit("full", [], shape=like.value.shape, dtype=dtype, value=fill)
     arm.ops += ops
     return Binding(Block(tile), like.line)
+
+
+def _picked(
+    t: Tracer, node: ast.AST, name: str, arms: tuple[Arm, Arm], values: tuple[Named, Named]
+) -> bool:
+    """Bind a name of one tensor in one arm and of another in the other to a copy of the one picked.
+
+    False where they differ in type, where one is no longer what it was, and in a region, where no
+    memory can be had.
+    """
+    a, b = values
+    if t.in_region or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return False
+    if (a.shape, a.dtype) != (b.shape, b.dtype) or any(t.copies.is_stale(x.root) for x in (a, b)):
+        return False
+    made = t.emit("create", [], name, shape=a.shape, dtype=a.dtype)
+    copy = Tensor(made, made.name, fresh=True)
+    for arm, value in zip(arms, (a, b), strict=True):
+        with t.builder.block() as ops:
+            store_whole(t, value, copy, node, name)
+        arm.ops += ops
+    t.copies.add(copy.root, (a.root, b.root), len(t.inside))
+    t.frame.names[name] = Binding(copy, getattr(node, "lineno", 0))
+    return True
 
 
 def _both_tensors(a: Named, b: Named) -> bool:
@@ -248,3 +274,27 @@ def load_in_region(t: Tracer, tensor: Tensor) -> Block:
     value = t.frame.names.pop(held).value
     assert isinstance(value, Block)
     return value
+
+
+def store_whole(t: Tracer, value: Block | Tensor, target: Tensor, node: ast.AST, name: str) -> None:
+    """Write a block, or what a tensor holds now, over all of a tensor: in a region called after `name`."""
+
+    def store() -> None:
+        block = load_whole(t, value, "t") if isinstance(value, Tensor) else value
+        zeros = [Const(0, INDEX)] * len(block.shape)
+        t.builder.op(
+            "store", [block.value, target.value, *zeros, *block.extents], shape=block.shape
+        )
+
+    if isinstance(value, Tensor):
+        t.note_read(value, node)
+    t.note_write(target)
+    t.region(f"{t.frame.kernel.__name__}_{name}", node, store)
+
+
+def copied(t: Tracer, tensor: Tensor, node: ast.AST, hint: str) -> Tensor:
+    """Memory of its own that holds what a tensor holds now."""
+    made = t.emit("create", [], hint, shape=tensor.shape, dtype=tensor.dtype)
+    copy = Tensor(made, made.name, fresh=True)
+    store_whole(t, tensor, copy, node, hint)
+    return copy

@@ -14,7 +14,9 @@ from tilewright.errors import (
     ParserTypeError,
     UnsupportedFeatureError,
 )
+from tilewright.frontend.copies import drop_unused_copies
 from tilewright.frontend.inlining import run_kernel
+from tilewright.frontend.merging import store_whole
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
@@ -31,6 +33,7 @@ from tilewright.frontend.values import (
     Tensor,
     Unknown,
     describe,
+    same,
 )
 from tilewright.ir.nodes import Block as Ops
 from tilewright.ir.nodes import Const, Function, Op, Param, Value
@@ -126,8 +129,11 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         p.value.name for p in params if isinstance(p.value.type, ScalarType)
     )
     t.builder.span = t.span(source.function)
+    outputs = {
+        p.name: frame.names[p.name].value for p in parameters if p.direction in ("out", "inout")
+    }
     with _stumbling(t):
-        results = _results(t, run_kernel(t, frame, run_body))
+        results = _results(t, run_kernel(t, frame, run_body), outputs)
     ops, fresh = _fresh_results(t, list(t.builder.ops), results)
     names = tuple(tensor.root for tensor in results)
     with t.builder.block() as last:
@@ -147,7 +153,7 @@ def _trace(kernel: Kernel, arguments: Mapping[str, Argument], mistakes: Mistakes
         kernel.__name__, (*directed, *added), Ops((), tuple(ops)), t.span(source.function)
     )
     return Traced(
-        drop_unused_results(function),
+        drop_unused_copies(drop_unused_results(function), t.copies),
         tuple(t.consulted.values()),
         tuple(fresh),
         names,
@@ -195,8 +201,24 @@ def _parameter(parameter: Parameter, argument: Argument) -> tuple[Named, Param |
     return Number(value), Param(value, "in", parameter.span)
 
 
-def _results(t: Tracer, result: Named) -> list[Tensor]:
-    """What the kernel returns, as tensors; a returned block is stored into a fresh one."""
+def _results(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Tensor]:
+    """What the kernel returns, as tensors.
+
+    What is returned under the name of an output (`y = pl.add(x, 1.0)`, then `return y`) is stored
+    there if it fits; any other block into a fresh tensor. A block left under the name of an output
+    that nothing else is written to is stored there too.
+    """
+    tensors = _returned(t, result, outputs)
+    for name, output in outputs.items():
+        bound = t.frame.names[name].value if name in t.frame.names else None
+        if not isinstance(bound, Block) or not isinstance(output, Tensor):
+            continue
+        if output.root not in t.written and _fits(bound, output):
+            _stored(t, bound, output)
+    return tensors
+
+
+def _returned(t: Tracer, result: Named, outputs: Mapping[str, Named]) -> list[Tensor]:
     if isinstance(result, Nothing):
         return []
     values = result.values if isinstance(result, Items) else (result,)
@@ -204,8 +226,11 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
     for value in values:
         if isinstance(value, Unknown):
             t.fail(Follows, "what is returned depends on a mistake above")
-        if isinstance(value, Block):
-            value = _stored(t, value)
+        left = {n: x for n, x in outputs.items() if x not in tensors}
+        if isinstance(value, Block) or (isinstance(value, Tensor) and value.fresh):
+            output = _output_of(t, value, left)
+            if output is not None or isinstance(value, Block):
+                value = _stored(t, value, output)
         if not isinstance(value, Tensor):
             t.fail(
                 ParserTypeError,
@@ -217,15 +242,29 @@ def _results(t: Tracer, result: Named) -> list[Tensor]:
     return tensors
 
 
-def _stored(t: Tracer, block: Block) -> Tensor:
-    made = t.emit("create", [], "result", shape=block.shape, dtype=block.dtype)
-    zeros = [Const(0, INDEX)] * len(block.shape)
+def _output_of(t: Tracer, value: Block | Tensor, outputs: Mapping[str, Named]) -> Tensor | None:
+    """The output whose name stands for this block or fresh tensor at the end, if that fits into it."""
+    for name, output in outputs.items():
+        if (
+            isinstance(output, Tensor)
+            and name in t.frame.names
+            and same(t.frame.names[name].value, value)
+            and _fits(value, output)
+        ):
+            return output
+    return None
 
-    def store() -> None:
-        t.builder.op("store", [block.value, made, *zeros, *block.extents], shape=block.shape)
 
-    t.region(f"{t.frame.kernel.__name__}_result", t.frame.source.function.body[-1], store)
-    return Tensor(made, made.name, fresh=True)
+def _fits(value: Block | Tensor, output: Tensor) -> bool:
+    return (output.shape, output.dtype) == (value.shape, value.dtype)
+
+
+def _stored(t: Tracer, value: Block | Tensor, output: Tensor | None) -> Tensor:
+    if output is None:
+        made = t.emit("create", [], "result", shape=value.shape, dtype=value.dtype)
+        output = Tensor(made, made.name, fresh=True)
+    store_whole(t, value, output, t.frame.source.function.body[-1], "result")
+    return output
 
 
 def _fresh_results(

@@ -17,8 +17,10 @@ from tilewright.errors import (
     NotConstantError,
     ParserTypeError,
     UndefinedVariableError,
+    UnsupportedFeatureError,
 )
 from tilewright.frontend.complaints import undefined
+from tilewright.frontend.copies import PICKED_CHANGED, PICKED_HELP, PICKED_WRITTEN, Copies
 from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
 from tilewright.frontend.symbolic import Symbolic, Symbols
 from tilewright.frontend.values import (
@@ -115,13 +117,14 @@ class Tracer:
         self.dead = 0  # inside a body that never runs: its shapes are checked, its bounds are not
         self.doubts = 0  # inside bodies that may never run: their bounds are for run time to check
         self.block_index: Operand | None = None  # of the spmd loop around
-        self.copies = 1  # of what is read now, made by the pl.unroll loops around
+        self.unrolled = 1  # times that what is read now is written out, by the pl.unroll loops around
         self.block_looks = 0  # how often somebody asked for it
         self.calls = 0  # of other kernels
         self.lane: tuple[Operand, SplitMode] | None = None  # of the pl.split_aiv loop around
         self.consulted: dict[Any, Consulted] = {}
         self.reads: dict[int, Binding] = {}  # bindings that were looked at
         self.written: set[str] = set()  # roots of the tensors stored to
+        self.copies = Copies()  # that stand for one of several tensors
         self.writes = 0  # how many stores and writes were met, so that two reads can be compared
         self.prints: list[str] = []
         self.warned: set[Span] = set()  # what a warning was given for
@@ -187,6 +190,8 @@ class Tracer:
             self.reads[id(binding)] = binding
             if isinstance(binding.value, Unknown):
                 self.fail(Follows, f"{node.id!r} depends on a mistake above", node)
+            if isinstance(binding.value, Tensor):
+                self.note_read(binding.value, node)
             return binding.value
         if node.id in self.frame.gone:
             self.fail(
@@ -383,8 +388,15 @@ class Tracer:
 
     scalar_parameters: frozenset[str] = frozenset()
 
+    def note_read(self, source: Tensor, node: ast.AST) -> None:
+        """What `source` holds is about to be looked at."""
+        if not self.copies.read(source.root, len(self.inside)):
+            self.fail(UnsupportedFeatureError, PICKED_CHANGED, node, PICKED_HELP)
+
     def note_write(self, target: Tensor) -> None:
         """Memory behind `target` is about to change."""
+        if not self.copies.written(target.root, len(self.inside)):
+            self.fail(UnsupportedFeatureError, PICKED_WRITTEN, self.node, PICKED_HELP)
         self.written.add(target.root)
         self.writes += 1
 
@@ -498,13 +510,15 @@ class Tracer:
             self.dead,
             self.doubts,
             self.inside,
+            self.copies.snapshot(),
         )
         return frames, self.builder.mark(), here, list(self.frames), self.node
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         frames, mark, here, self.frames, self.node = snapshot
         prints, symbols, self.in_region, self.hint, self.block_index = here[:5]
-        self.dead, self.doubts, self.inside = here[5:]
+        self.dead, self.doubts, self.inside = here[5:8]
+        self.copies = here[8].snapshot()
         self.symbols.cut(symbols)
         self.frames = list(self.frames)
         self.frame = self.frames[-1]

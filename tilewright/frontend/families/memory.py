@@ -364,6 +364,8 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
+    elif number.dtype == INDEX and target.dtype.is_integer:  # computed in 64 bits, narrowed here
+        operand = t.emit("s.cast", [operand], "s", to=target.dtype)
     if isinstance(target, Tensor):
         memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
