@@ -81,6 +81,7 @@ class Program:
 
     function: Function
     args: list[torch.Tensor | int]
+    astray: bool = False  # whether an index may lie outside what it points into
 
 
 class Draws:
@@ -95,6 +96,7 @@ class Draws:
         self.height = random.choice(
             (4, 8, 12, 24, 26, 39)
         )  # rows of tensors that parallel loops share
+        self.astray = False
         self.private: Value | None = None  # a tensor of the current iteration
         self.factors: list[
             tuple[Value, Value]

@@ -43,6 +43,13 @@ def poison_value(dtype: DType, variant: int = 0) -> float | int | bool:
     return (pattern, 0, wrap_int(~pattern, dtype))[variant]
 
 
+def fresh_value(dtype: DType, variant: int) -> float | int | bool:
+    """What memory that a program made holds: zeros; or other numbers that it may as well hold."""
+    if dtype.is_float:
+        return (0.0, 2.75, -1.75)[variant]
+    return poison_value(dtype, (1, 0, 2)[variant])
+
+
 def unspecified(
     shape: tuple[int, ...], dtype: DType, poison: bool, variant: int = 0
 ) -> torch.Tensor:
