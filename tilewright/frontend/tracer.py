@@ -287,8 +287,8 @@ class Tracer:
             self.fail(ParserTypeError, f"{what} must be an integer, got {found!r}", node, hint)
         return found
 
-    def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
-        """A list of positive constant extents."""
+    def shape(self, value: Named, node: ast.AST, what: str, least: int = 1) -> tuple[int, ...]:
+        """A list of constant extents, positive unless `least` is 0: memory may be empty, no block is."""
         if not isinstance(value, Items) or not value.values:
             self.fail(
                 ParserTypeError, f"{what} must be a list of extents, got {describe(value)}", node
@@ -298,7 +298,7 @@ class Tracer:
             self.extent(v, n, f"extent {axis} of {what}")
             for axis, (v, n) in enumerate(zip(value.values, nodes, strict=True))
         )
-        if any(extent <= 0 for extent in extents):
+        if any(extent < least for extent in extents):
             self.fail(
                 InvalidOperationError, f"{what} needs positive extents, got {dims(extents)}", node
             )

@@ -89,7 +89,8 @@ class Storage:
         kind = memory.type
         self.name, self.role, self.depth = memory.name.split(".")[0], role, depth
         self.shape, self.strides, self.base = kind.shape, kind.strides, memory.start
-        self.size = 1 + sum((n - 1) * s for n, s in zip(kind.shape, kind.strides, strict=True))
+        last = sum((n - 1) * s for n, s in zip(kind.shape, kind.strides, strict=True))
+        self.size = 0 if 0 in kind.shape else 1 + last
         self.marks: Array | None = None
         self._log = log
 
