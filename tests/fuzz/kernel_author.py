@@ -8,7 +8,7 @@ kernel is valid, so a checked run has nothing to say about it.
 from __future__ import annotations
 
 from kernel_base import DEPTHS, DTYPES, PRODUCTS, TILES, WIDTHS, Block, Tensor, Written
-from kernel_blocks import Statements
+from kernel_shapes import Shapes
 
 HEAD = """\
 import tilewright.language as pl
@@ -19,18 +19,20 @@ T = pl.dynamic("T")
 """
 
 
-class Author(Statements):
+class Author(Shapes):
     def kernel(self) -> Written:
         self.tile = self.pick(TILES)
         self.readable = [
             self.param(self.pick(WIDTHS), self.pick(DTYPES))
             for _ in range(2 + self.random.randrange(2))
         ]
-        for _ in range(1 + self.random.randrange(3)):
-            self.pick(
-                (self.rowwise, self.rowwise, self.rowwise, self.product, self.product, self.attention, self.columns,
-                 self.in_place, self.atomic, self.totals, self.routed, self.steps, self.through_a_view)
-            )()  # fmt: skip
+        phases = (
+            self.rowwise, self.rowwise, self.product, self.product, self.attention, self.columns,
+            self.in_place, self.atomic, self.totals, self.routed, self.steps, self.through_a_view,
+            self.heads, self.own_memory, self.turned_view, self.called, self.two_sums,
+        )  # fmt: skip
+        for number in range(1 + self.random.randrange(3)):
+            (self.rowwise if number == 0 and self.often(70) else self.pick(phases))()
             self.readable += self.later
             self.later = []
         shown = ", ".join(
@@ -55,9 +57,9 @@ class Author(Statements):
         """Tiles of rows, written where they were read."""
         place = len(self.lines)
         with self.tiles():
-            for _ in range(2 + self.random.randrange(7)):
-                self.statement()
-            for _ in range(1 + self.random.randrange(3)):
+            for _ in range(1 + self.random.randrange(4)):
+                for _ in range(2 + self.random.randrange(5)):
+                    self.statement()
                 self.keep(place)
 
     def keep(self, place: int) -> None:

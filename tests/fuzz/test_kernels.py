@@ -53,7 +53,7 @@ def check_seed(seed: int, folder: Path) -> None:
     author = Author(random)
     written = author.kernel()
     tile = author.tile
-    tokens = random.choice((0, 1, tile - 1, tile, tile + 1, 2 * tile + 3))
+    tokens = random.choice((0, 1, tile - 1, tile, tile + 1, 2 * tile + 3, 5 * tile + 2))
     scalar = random.randrange(20)
     try:
         check(written, tokens, scalar, folder)
