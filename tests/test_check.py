@@ -139,9 +139,75 @@ def fills_then_asks(x: pl.Tensor[[4, 4], pl.INT32], y: pl.Out[pl.Tensor[[4, 4], 
                 y[i : i + 1, :] = ones
 
 
+@pl.jit
+def clears_by_a_product(x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 8], pl.FP32]]):
+    """What authors write to get zeros: something fresh times 0, a block or a tensor in memory."""
+    kept = pl.create_tensor([4, 8], dtype=pl.FP32)
+    with pl.at(level=pl.Level.CORE_GROUP):
+        kept[:, :] = pl.mul(kept[:, :], 0.0)
+    for i in pl.range(4):
+        with pl.at(level=pl.Level.CORE_GROUP):
+            kept[i : i + 1, :] = pl.add(kept[i : i + 1, :], x[i : i + 1, :])
+    with pl.at(level=pl.Level.CORE_GROUP):
+        squares = pl.mul(pl.create_tensor([4, 1], dtype=pl.FP32), 0.0)
+        for k in pl.range(0, 8, 4):
+            part = x[:, k : k + 4]
+            squares = pl.add(squares, pl.row_sum(pl.mul(part, part)))
+        y[:, :] = pl.row_expand_mul(kept[:, :], pl.rsqrt(pl.add(squares, 1.0)))
+
+
+@pl.jit
+def counts_in_an_array(ids: pl.Tensor[[6], pl.INT32], y: pl.Out[pl.Tensor[[2], pl.INT32]]):
+    """An array of scalars holds zeros at first (language.md 5.15), unlike a tensor."""
+    fill = pl.array.create(2, pl.INT32)
+    seen = pl.array.create(2, pl.BOOL)
+    with pl.at(level=pl.Level.CORE_GROUP):
+        for t in pl.range(6):
+            e = pl.read(ids, [t])
+            fill[e] = fill[e] + 1
+            seen[e] = True
+        for e in pl.range(2):
+            pl.write(y, [e], 0)
+            if seen[e]:
+                pl.write(y, [e], pl.cast(fill[e], pl.INT32))
+
+
+@pl.jit
+def reads_what_its_barrier_covers(
+    x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 8], pl.FP32]]
+):
+    """The kernel of a_window_wider_than_its_barrier with a window of what it needs."""
+    for b in pl.spmd(4):
+        y[b : b + 1, :] = pl.mul(x[b : b + 1, :], 2.0)
+        pl.system.syncall(core_type="mix")
+        other = (b + 1) % 4
+        probe = y[other : other + 1, 0:1]
+        pl.write(y, [b, 7], pl.read(probe, [0, 0]))
+
+
+@pl.jit
+def scatters_apart(
+    x: pl.Tensor[[4, 8], pl.FP32], places: pl.Tensor[[4, 8], pl.INT32], y: pl.Out[pl.Tensor]
+):
+    """Every iteration puts its row where no other does; all of the output gets written."""
+    for i in pl.parallel(4):
+        with pl.at(level=pl.Level.CORE_GROUP):
+            y = pl.mscatter(x[i : i + 1, :], places[i : i + 1, :], y)
+    with pl.at(level=pl.Level.CORE_GROUP):
+        y[:, :] = pl.neg(y[:, :])
+
+
+IDS = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.int32)
+PLACES = torch.randperm(32, generator=torch.Generator().manual_seed(0)).int().view(4, 8)
+
+
 @pytest.mark.parametrize(
     ("kernel", "args"),
     [
+        (clears_by_a_product, (torch.rand(4, 8), torch.zeros(4, 8))),
+        (counts_in_an_array, (IDS, torch.zeros(2, dtype=torch.int32))),
+        (reads_what_its_barrier_covers, (torch.rand(4, 8), torch.zeros(4, 8))),
+        (scatters_apart, (torch.rand(4, 8), PLACES, torch.zeros(4, 8))),
         (tails, (torch.rand(ROWS, WIDTH), 13, torch.zeros(ROWS, WIDTH))),
         (split_k, (torch.rand(8, 64), torch.rand(64, 16), torch.zeros(8, 16))),
         (accumulates, (torch.rand(8, 64), torch.rand(64, 16), torch.zeros(8, 16))),
@@ -161,6 +227,24 @@ def test_what_nobody_writes_keeps_what_the_caller_put_there():
     assert tilewright.check(tails, torch.rand(ROWS, WIDTH), 13, y) == ()
     assert (y[:, 13:] == 7).all()
     assert (y[:, 1:13] <= 0).all()
+
+
+@pl.jit
+def looks_past_the_end(
+    x: pl.Tensor[[8, 16], pl.FP32], w: pl.Tensor[[16, 16], pl.FP32], y: pl.Out[pl.Tensor]
+):
+    with pl.at(level=pl.Level.CORE_GROUP):
+        rows = pl.load(x, [0, 0], [16, 16])
+        y[:, :] = pl.slice(pl.matmul(rows, w[:, :]), [8, 16], [0, 0])
+
+
+def test_a_read_past_the_end_is_fine_only_where_that_gives_zeros(monkeypatch):
+    args = torch.rand(8, 16), torch.rand(16, 16), torch.zeros(8, 16)
+    with pytest.raises(tilewright.KernelError, match="outside a"):
+        tilewright.check(looks_past_the_end, *args)
+    monkeypatch.setenv("TILEWRIGHT_BOUNDS", "zeros")
+    assert tilewright.check(looks_past_the_end, *args) == ()
+    torch.testing.assert_close(args[2], args[0] @ args[1])
 
 
 # Programs as text: what no kernel can say today, and single operators

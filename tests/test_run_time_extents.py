@@ -43,7 +43,7 @@ def many_token_counts(
         add_one(doubled, y, t0)
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 13, 16])
+@pytest.mark.parametrize("tokens", [0, 1, 8, 13, 16])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_one_source_serves_many_token_counts(tokens: int, rows: int):
     x, table = torch.randn(tokens, D), torch.arange(float(rows))[:, None] + 100
@@ -65,7 +65,7 @@ def rows_asked_for(x: pl.Tensor, n: pl.Scalar[pl.INDEX], y: pl.Out[pl.Tensor]):
         y[b : b + 1, :] = pl.slice(wide, [1, D], [0, 2 * b * D])
 
 
-@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("n", [0, 2, 5])
 def test_a_scalar_sizes_a_tensor_and_a_launch(n: int):
     x = torch.randn(6, D)
     _, y = agree(rows_asked_for, x, n, torch.zeros(3, D))
@@ -100,7 +100,7 @@ def as_many_as_it_says(n: pl.Tensor, x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl
             y[c : c + 1, :] = pl.col_max(x[c * TILE : c * TILE + TILE, :])
 
 
-@pytest.mark.parametrize("tokens", [5, 8, 21])
+@pytest.mark.parametrize("tokens", [0, 5, 8, 21])
 def test_fewer_tokens_than_a_block_are_fine_where_the_block_is_never_touched(tokens):
     x, blocks = torch.randn(tokens, D), tokens // TILE
     _, y = agree(whole_blocks_only, x, torch.zeros(3, D))

@@ -406,6 +406,31 @@ def test_options_become_knobs_of_the_script_s_process():
     assert (told["TILEWRIGHT_BACKEND"], told["TILEWRIGHT_SEED"]) == ("interpreter", "5")
 
 
+def test_a_checked_run_finds_what_a_right_result_hides(tmp_path):
+    script = """
+        import torch
+        import pypto.language as pl
+
+        @pl.jit
+        def kernel(x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 8], pl.FP32]]):
+            for i in pl.parallel(4):
+                with pl.at(level=pl.Level.CORE_GROUP):
+                    y[SPAN, :] = x[SPAN, :]
+
+        if __name__ == "__main__":
+            x, y = torch.rand(4, 8), torch.zeros(4, 8)
+            kernel(x, y)
+            assert torch.equal(x, y)
+        """
+    apart = write(tmp_path, "apart.py", script.replace("SPAN", "i : i + 1"))
+    alike = write(tmp_path, "alike.py", script.replace("SPAN", "0:4"))
+    assert tilewright("run", apart, "--check").returncode == 0
+    assert tilewright("run", alike).returncode == 0
+    done = tilewright("run", alike, "--check")
+    assert done.returncode == 1
+    assert "iteration i = 1 writes 32 elements, first y[0, 0], which iteration i = 0" in done.stderr
+
+
 def test_an_option_of_the_script_before_the_dashes_is_pointed_out(capsys):
     assert refused("run", SCRIPTS / "hello_add.py", "-p", "a2a3") == 2
     assert "own options go after" in capsys.readouterr().err

@@ -195,12 +195,6 @@ def _tensor_type(slot: Slot, value: Any) -> TensorKind:
             span,
             help=f"{name}.reshape(1)" if not shape else None,
         )
-    if 0 in shape:
-        raise ArgumentError(
-            f"argument {name!r} is empty, its shape is {list(shape)}",
-            span,
-            help="leave the call out when there is nothing to do",
-        )
     return shape, dtype
 
 
@@ -357,7 +351,11 @@ def check_overlap(kernel: Kernel, bound: Bound, written: set[str]) -> None:
     """
     values = bound.values
     ranges = sorted(
-        [(start := values[name].data_ptr(), start + n, name) for name, n in bound.nbytes.items()]
+        [
+            (start := values[name].data_ptr(), start + n, name)
+            for name, n in bound.nbytes.items()
+            if n
+        ]
     )
     if all(one[1] <= other[0] for one, other in pairwise(ranges)):
         return

@@ -13,10 +13,10 @@ from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Function, Op, Operand, Param, Value, index
 from tilewright.ir.types import TileType
 
-ROWS = (1, 2, 3, 5, 6, 7, 8, 13, 16, 20)
+ROWS = (1, 2, 3, 5, 6, 7, 8, 13, 16, 20, 33, 70)
 COLUMNS = (1, 2, 4, 6, 8, 15, 16, 17, 32, 33, 40, 64, 65, 80, 130)
 SHARED_COLUMNS = (64, 96, 128, 192)  # of tensors that parallel loops share out by columns
-DEPTHS = (8, 32, 64, 96, 33)  # K of products that read their operands from memory
+DEPTHS = (8, 32, 64, 96, 33, 1030)  # K of products that read their operands from memory
 DTYPES = (FP32, FP32, FP32, BF16, FP16, INT8, INT32, INT16, UINT8)
 INSIDE = (*DTYPES, UINT16, UINT32)  # of tiles: no argument has the last two
 EXACT_UNARY = ("neg", "abs", "sqrt", "rsqrt", "recip", "relu")
@@ -81,6 +81,7 @@ class Program:
 
     function: Function
     args: list[torch.Tensor | int]
+    astray: bool = False  # whether an index may lie outside what it points into
 
 
 class Draws:
@@ -93,8 +94,9 @@ class Draws:
         self.args: list[torch.Tensor | int] = []
         self.generator = torch.Generator().manual_seed(random.randrange(1 << 16))
         self.height = random.choice(
-            (4, 8, 12, 24, 26, 39)
+            (4, 8, 12, 24, 26, 39, 70)
         )  # rows of tensors that parallel loops share
+        self.astray = False
         self.private: Value | None = None  # a tensor of the current iteration
         self.factors: list[
             tuple[Value, Value]

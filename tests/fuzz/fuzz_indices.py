@@ -38,20 +38,27 @@ class Indices(Draws):
         wide = self.op("broadcast", count, shape=shape)
         return self.op("minimum", wide, Const(below - 1, INT32))
 
-    def anything(self, x: Tile) -> Value:
-        """The tile as indices that may well lie outside of what they point into."""
+    def anything(self, x: Tile, below: int) -> Value:
+        """The tile as indices below a number, or sometimes as ones that may well lie outside."""
         value = x.value if x.dtype == INT8 else self.op("cast", x.value, to=INT8, mode="rint")
-        return self.op("cast", value, to=INT32, mode="none")
+        value = self.op("cast", value, to=INT32, mode="none")
+        if self.often(30):
+            self.astray = True
+            return value
+        value = self.op("maximum", value, Const(0, INT32))
+        return self.op("minimum", value, Const(below - 1, INT32))
 
     def scatter(self, scope: Scope) -> Tile | None:
         x = self.tile(scope, full=True)
         if len(x.shape) != 2:
             return None
-        source, by = self.same_type(scope, x), self.anything(x)
+        source = self.same_type(scope, x)
         if self.often(50):
             axis = self.random.randrange(2)
+            by = self.anything(x, x.shape[axis])
             return Tile(self.op("scatter", x.value, by, source.value, dim=axis))
         rows = x.shape[0]
+        by = self.anything(x, rows)
         one = self.op("extract", by, index(0), index(0), shape=(rows, 1))
         one = self.op("reshape", one, shape=(1, rows)) if self.often(50) else one
         return Tile(self.op("scatter_rows", x.value, one, source.value))

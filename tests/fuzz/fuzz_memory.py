@@ -77,7 +77,7 @@ class Memory(Draws):
         if scope.columns is not None:
             at[1] = self.b.add(scope.columns[0], index(self.random.randrange(across - w + 1)))
         attrs = {}
-        if self.often(6) and not target.type.dtype.is_float and not scope.shared:
+        if self.often(6) and not scope.shared:
             attrs["atomic"] = "add"
         self.b.op("store", [value, target, *at, *tile.extents], shape=(h, w), **attrs)
 

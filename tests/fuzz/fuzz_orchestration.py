@@ -36,7 +36,7 @@ class Orchestration(Draws):
             self.segment(scope)
         self.b.op("return", ())
         body = Block((), self.b.ops)
-        return Program(Function("fuzzed", tuple(self.params), body), self.args)
+        return Program(Function("fuzzed", tuple(self.params), body), self.args, self.astray)
 
     def tensor(self, shape: tuple[int, ...], dtype: DType, small: bool = False) -> Value:
         """A parameter with contents; `small` whole numbers for the sides of products."""

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import Program, shown, write_program
 
+from tilewright.errors import BoundsError
 from tilewright.interpreter import check as search
 from tilewright.interpreter import run
 from tilewright.ir.nodes import Function
@@ -76,7 +77,10 @@ def check(program: Program) -> None:
     )
 
     with one_torch_thread():
-        assert search(function, copies(program)) == (), "a checked run finds a mistake"
+        found = search(function, copies(program))
+    if program.astray:  # no other mistake follows from it
+        found = tuple(x for x in found if not isinstance(x, BoundsError))
+    assert found == (), "a checked run finds a mistake"
 
     last = function
 

@@ -38,6 +38,8 @@ What would not run, and what to write instead, without running it:
     tilewright run kernel.py --dry
 Against the definition of the language instead of machine code:
     tilewright run kernel.py --backend interpreter --seed 1
+Races between iterations, accesses out of bounds, contents that nobody defined:
+    tilewright run kernel.py --check
 
 \b
 pass             it ran, and every output agrees with its golden
@@ -81,6 +83,10 @@ def run(
     backend: Annotated[
         options.Backend | None, typer.Option(help="What runs the kernels; by default native.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Look for races, bounds and undefined contents; slower."),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the inputs; by default the script's own.")
     ] = None,
@@ -132,6 +138,7 @@ def run(
     settings = Settings(
         arguments=tuple(context.meta.get(ARGUMENTS, ())),
         backend=None if backend is None else backend.value,
+        check=check,
         seed=seed,
         timeout=PATIENCE if several and timeout is None else timeout,
         jobs=jobs,
@@ -145,7 +152,7 @@ def run(
     if several:
         screen.summary(outcomes, settings.logs)
     if json_file is not None:
-        _write_json(json_file, outcomes, settings.backend)
+        _write_json(json_file, outcomes, "checked" if check else settings.backend)
     if not all_passed(outcomes):
         raise typer.Exit(1)
 

@@ -319,8 +319,8 @@ class Tracer:
             )
         return found
 
-    def shape(self, value: Named, node: ast.AST, what: str) -> tuple[int, ...]:
-        """A list of positive constant extents."""
+    def shape(self, value: Named, node: ast.AST, what: str, least: int = 1) -> tuple[int, ...]:
+        """A list of constant extents, positive unless `least` is 0: memory may be empty, no block is."""
         if not isinstance(value, Items) or not value.values:
             self.fail(
                 ParserTypeError,
@@ -340,7 +340,7 @@ class Tracer:
                 node,
                 help="take the extents one by one; a smaller tile and a loop do the rest",
             )
-        if any(extent <= 0 for extent in extents):
+        if any(extent < least for extent in extents):
             self.fail(
                 InvalidOperationError,
                 f"{what} needs positive extents, got {dims(extents)}",

@@ -43,6 +43,13 @@ def poison_value(dtype: DType, variant: int = 0) -> float | int | bool:
     return (pattern, 0, wrap_int(~pattern, dtype))[variant]
 
 
+def fresh_value(dtype: DType, variant: int) -> float | int | bool:
+    """What memory that a program made holds: zeros; or other numbers that it may as well hold."""
+    if dtype.is_float:
+        return (0.0, 208.0, -176.0)[variant]  # no float is too narrow for these
+    return poison_value(dtype, (1, 0, 2)[variant])
+
+
 def unspecified(
     shape: tuple[int, ...], dtype: DType, poison: bool, variant: int = 0
 ) -> torch.Tensor:

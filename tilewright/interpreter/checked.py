@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from tilewright.dtypes import DType
 from tilewright.errors import BoundsError, KernelError, RaceError, UnsetError
-from tilewright.interpreter.arrays import constant, leading, poison_value, unspecified
+from tilewright.interpreter.arrays import constant, fresh_value, leading, poison_value, unspecified
 from tilewright.interpreter.differing import marks_of_result
 from tilewright.interpreter.meanings import Call
 from tilewright.interpreter.memory import Memory
@@ -45,6 +46,13 @@ from tilewright.span import Span
 PLACES = frozenset(("offsets", "valid", "indices", "m", "k", "n", "k0", "n0", "condition"))
 
 
+# What an author calls an operator, where the table has a name of its own.
+WORDS = {"scatter_rows": "scatter_update"}
+
+# Of the places that something undefined leads to, how many a report shows.
+PLACES_SHOWN = 3
+
+
 @torch.no_grad()
 def check(
     function: Function,
@@ -64,14 +72,17 @@ def check(
     held = frozenset(filled)
     params = [replace(p, direction="inout") if p.value.name in held else p for p in function.params]
     function = replace(function, params=tuple(params))
-    checker = Checker(order, frozenset(returned))
+    made = frozenset(returned)
+    checker = Checker(order, made)
     before = [
         (p.value, x, x.clone())
         for p, x in zip(params, args, strict=False)
         if p.direction == "out" and isinstance(x, torch.Tensor)
     ]
     for value, arg, _ in before:
-        arg.copy_(constant(poison_value(value.type.dtype), tuple(arg.shape), value.type.dtype))
+        dtype = value.type.dtype
+        contents = fresh_value(dtype, 0) if value.name in made else poison_value(dtype)
+        arg.copy_(constant(contents, tuple(arg.shape), dtype))
     try:
         checker.run(function, args)
     finally:
@@ -85,8 +96,8 @@ def check(
 class Watched(Call):
     """A call that tells what its meaning leaves open, and which indices it was given outside.
 
-    marks: the operands' marks. told: "blank" when some of the result is unspecified, "outside" when
-    that was reported.
+    marks: the operands' marks. told: "blank" when some of the result is unspecified, "fresh" when all of
+    it is as it was made, "outside" when that was reported.
     """
 
     checker: Checker | None = None
@@ -96,6 +107,11 @@ class Watched(Call):
     def blank(self, shape: tuple[int, ...] | None = None) -> torch.Tensor:
         self.told.add("blank")
         return Call.blank(self, shape)
+
+    def fresh(self, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
+        """Zeros, as everywhere else: what follows may multiply them by 0 and be right."""
+        self.told.add("fresh")
+        return unspecified(shape, dtype, False)
 
     def within(self, position: int, index: torch.Tensor, extent: int) -> torch.Tensor:
         bad = (index < 0) | (index >= extent)
@@ -108,7 +124,7 @@ class Watched(Call):
             assert self.checker is not None
             self.checker.report(
                 BoundsError(
-                    f"{self.op.name} outside {self.subject(0)}: {where} is"
+                    f"{WORDS.get(self.op.name, self.op.name)} outside {self.subject(0)}: {where} is"
                     f" {int(index.reshape(-1)[at])}, wanted 0 to {extent - 1}",
                     self.op.span,
                     notes=[f"{int(bad.sum())} of {bad.numel()} indices are outside"],
@@ -121,9 +137,9 @@ class Watched(Call):
 class Checker(Machine):
     """The machine that keeps marks, and notes which iteration touches what."""
 
-    def __init__(self, order: Order, returned: frozenset[str]) -> None:
+    def __init__(self, order: Order, made: frozenset[str]) -> None:
         super().__init__(True, order)
-        self._returned = returned
+        self._made = made
         self._used: set[Operand] = set()  # what is only asked for its shape is not in it
         self._params: dict[str, Storage] = {}
         self._parallel: list[ParallelLoop] = []
@@ -138,6 +154,8 @@ class Checker(Machine):
         out = []
         for first, *more in self._found.values():
             if more:
+                if isinstance(first, UnsetError):
+                    first.places = _one_a_line(p for error in (first, *more) for p in error.places)
                 first.notes = (*first.notes, f"and {len(more)} more like it at this place")
             out.append(first)
         return tuple(out)
@@ -147,15 +165,18 @@ class Checker(Machine):
         if self._trips and not isinstance(error, RaceError):
             variables = ((op.blocks[0].args[0].name.split(".")[0], i) for op, i in self._trips)
             error.notes = (*error.notes, "at " + ", ".join(f"{v} = {i}" for v, i in variables))
-        others = tuple(span for span, _ in error.places)
-        self._found.setdefault((type(error), error.span, others), []).append(error)
+        # Whichever of two comes first is to blame for a race; for a read, not where it leads to.
+        places = [error.span]
+        if isinstance(error, RaceError):
+            places += [span for span, _ in error.places]
+        self._found.setdefault((type(error), frozenset(places)), []).append(error)
 
     # Arguments and results
 
     def run(self, function: Function, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         self._used = {operand for op in ops_in(function) for operand in op.operands}
         results = super().run(function, args)
-        for name in sorted(self._returned):
+        for name in sorted(self._made):
             self._require_written(self._params[name], function.body.ops[-1].span)
         return results
 
@@ -164,7 +185,7 @@ class Checker(Machine):
         if not isinstance(memory, Memory):
             return memory
         name = param.value.name
-        role: Role = "returned" if name in self._returned else param.direction
+        role: Role = "returned" if name in self._made else param.direction
         storage = Storage(memory, role, 0, self._log)
         if param.direction == "out":
             storage.forget()
@@ -245,7 +266,7 @@ class Checker(Machine):
         operands = self.values(op.operands)
         values = [x.value if isinstance(x, Marked) else x for x in operands]
         marks = tuple(x.marks if isinstance(x, Marked) else None for x in operands)
-        if self._goes_nowhere(op, marks):
+        if self._goes_nowhere(op, values, marks):
             return self._lost(op, values)
         call = Watched(op, True, 0, self, marks)
         self._log.clear()
@@ -258,7 +279,7 @@ class Checker(Machine):
         self._race(op, accesses)
         match lookup(op.name).effect:
             case "write":
-                self._write(op, accesses, marks)
+                self._write(op, accesses, values, marks)
             case "read":
                 found = self._read(op, accesses)
                 return [result if found is None else Marked(result, found)]
@@ -269,8 +290,12 @@ class Checker(Machine):
         found = marks_of_result(call, values, marks, result, call.told, self._origins)
         return [result if found is None else Marked(result, found)]
 
-    def _goes_nowhere(self, op: Op, marks: Sequence[Any]) -> bool:
+    def _goes_nowhere(self, op: Op, values: Sequence[Any], marks: Sequence[Any]) -> bool:
         """Whether the op would go to a place that nothing defines; reported."""
+        if op.name == "mscatter" and marks[2] is not None:
+            for mark, count in distinct(leading(marks[2], tuple(values[3:]))):
+                self._reach(mark, "says where this goes", op.span, count)
+                return True
         if not any(isinstance(m, int) for m in marks):
             return False
         names = [name.strip() for name in lookup(op.name).takes.split(",")]
@@ -358,17 +383,11 @@ class Checker(Machine):
         mark = max(int(m.max()) for m in every)
         return torch.full(kind.shape, mark) if isinstance(kind, TileType) else mark
 
-    def _write(self, op: Op, accesses: Sequence[Access], marks: Sequence[Any]) -> None:
+    def _write(
+        self, op: Op, accesses: Sequence[Access], values: Sequence[Any], marks: Sequence[Any]
+    ) -> None:
         """What memory holds after a write; undefined elements that the caller sees are reported."""
-        source = next((m for m in marks if m is not None), None)
-        for access in accesses:
-            new: torch.Tensor | None = None
-            if isinstance(source, int):
-                new = torch.full(access.counts, source)
-            elif source is not None and op.name == "store":
-                new = leading(source.reshape(tuple(op.attr("shape"))), access.counts).contiguous()
-            elif source is not None:
-                new = torch.full(access.counts, int(source.max()))
+        for access, new in zip(accesses, _written(op, accesses, values, marks), strict=True):
             if op.attr("atomic"):
                 old = self._origins.read(op, access)
                 new = old if new is None else new if old is None else torch.maximum(old, new)
@@ -378,3 +397,27 @@ class Checker(Machine):
                     self._reach(mark, f"reaches {at}", op.span, count)
                 new = torch.where(loud(new), SILENT, new)
             access.put(new)
+
+
+def _written(
+    op: Op, accesses: Sequence[Access], values: Sequence[Any], marks: Sequence[Any]
+) -> list[torch.Tensor | None]:
+    """For each part that an op wrote the marks of what it put there; None where that is defined."""
+    source = next((m for m in marks if m is not None), None)
+    if source is None or (op.name == "mscatter" and marks[1] is None):
+        return [None] * len(accesses)
+    if op.name == "mscatter":  # an access for every element
+        valid = leading(marks[1], tuple(values[3:])).reshape(-1)
+        return [m.expand(a.counts) for m, a in zip(valid, accesses, strict=True)]
+    if op.name == "store":
+        tile = source.reshape(tuple(op.attr("shape")))
+        return [leading(tile, a.counts).contiguous() for a in accesses]
+    return [torch.full(a.counts, source) for a in accesses]
+
+
+def _one_a_line(places: Iterable[tuple[Span, str]]) -> tuple[tuple[Span, str], ...]:
+    """The first few of these, with what was said first of each."""
+    found: dict[Span, str] = {}
+    for span, what in places:
+        found.setdefault(span, what)
+    return tuple(found.items())[:PLACES_SHOWN]

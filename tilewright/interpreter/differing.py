@@ -9,7 +9,7 @@ import torch
 
 from tilewright.dtypes import DType
 from tilewright.errors import KernelError
-from tilewright.interpreter.arrays import constant, poison_value
+from tilewright.interpreter.arrays import constant, fresh_value, poison_value
 from tilewright.interpreter.meanings import Call
 from tilewright.interpreter.run import meant
 from tilewright.interpreter.shadow import SILENT, Origins
@@ -43,11 +43,13 @@ def marks_of_result(
     given = [m for m in marks if m is not None]
     if not given and not told:
         return None
+    if "fresh" in told:
+        return origins.born(call.op, tuple(result.shape))
     if call.op.name in MOVES:
         return _moved(call, values, marks)
     if not isinstance(result, Array):
         return max(int(torch.as_tensor(m).max()) for m in given)
-    undefined = _changing(call, values, marks, result)
+    undefined = _changing(call, values, marks, result, origins)
     if not bool(undefined.any()):
         return None
     blame = _blame(tuple(result.shape), given)
@@ -73,29 +75,34 @@ def _moved(call: Call, values: Sequence[Any], marks: Sequence[Any]) -> Any:
     return int(moved) or None
 
 
-def _changing(call: Call, values: Sequence[Any], marks: Sequence[Any], result: Array) -> Array:
+def _changing(
+    call: Call, values: Sequence[Any], marks: Sequence[Any], result: Array, origins: Origins
+) -> Array:
     """Where the result is another one with other contents in undefined elements."""
     changed = torch.zeros(result.shape, dtype=torch.bool)
     for variant in VARIANTS:
         other = [
-            v if m is None else _filled(v, m, call.dtype_of(position), variant)
+            v if m is None else _filled(v, m, call.dtype_of(position), variant, origins)
             for position, (v, m) in enumerate(zip(values, marks, strict=True))
         ]
         try:
             again = meant(Call(call.op, True, variant), other)
         except KernelError:
             return torch.ones_like(changed)
-        changed |= _bits(result) != _bits(again)
+        changed |= (_bits(result) != _bits(again)) & ((result != 0) | (again != 0))
     if call.op.name in ANY_MATTERS:
         changed |= _blame(tuple(result.shape), [m for m in marks if m is not None]) != 0
     return changed
 
 
-def _filled(value: Any, marks: Any, dtype: DType, variant: int) -> Any:
-    other = poison_value(dtype, variant)
+def _filled(value: Any, marks: Any, dtype: DType, variant: int, origins: Origins) -> Any:
+    """The operand with other contents where it is undefined; what was never more than fresh is a number."""
     if not isinstance(value, Array):
-        return other
-    return torch.where(marks != 0, constant(other, (), dtype), value)
+        return poison_value(dtype, variant)
+    other = constant(poison_value(dtype, variant), (), dtype)
+    number = constant(fresh_value(dtype, variant), (), dtype)
+    contents = torch.where(origins.are_fresh(marks), number, other)
+    return torch.where(marks != 0, contents, value)
 
 
 def _bits(x: Array) -> Array:

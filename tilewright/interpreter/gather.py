@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from tilewright.dtypes import FP8
 from tilewright.errors import index_outside
 from tilewright.interpreter.arrays import leading
 from tilewright.interpreter.meanings import Call, meaning
-from tilewright.interpreter.memory import Memory, require_valid
+from tilewright.interpreter.memory import Memory, require_valid, unravel
 
 Array = torch.Tensor
 
@@ -44,11 +46,11 @@ def find(call: Call, mask: Array, offset: int, *valid: int) -> Array:
 def scatter(call: Call, a: Array, index: Array, source: Array) -> Array:
     """Torch's scatter, in ascending order of the index's elements; indices outside put nothing."""
     axis = call["dim"]
+    inside = call.within(1, index, a.shape[axis]) == index
     out = a.clone()
     for at in torch.cartesian_prod(*map(torch.arange, index.shape)).view(-1, index.dim()).tolist():
-        where = int(index[tuple(at)])
-        if 0 <= where < a.shape[axis]:
-            place = (*at[:axis], where, *at[axis + 1 :])
+        if inside[tuple(at)]:
+            place = (*at[:axis], int(index[tuple(at)]), *at[axis + 1 :])
             out[place] = source[tuple(at)]
     return out
 
@@ -56,10 +58,11 @@ def scatter(call: Call, a: Array, index: Array, source: Array) -> Array:
 @meaning("scatter_rows")
 def scatter_rows(call: Call, a: Array, index: Array, source: Array) -> Array:
     """Rows replaced one after the other; indices outside put nothing."""
+    inside = call.within(1, index, a.shape[0]) == index
     out = a.clone()
-    for row, where in zip(source, index.flatten().tolist(), strict=True):
-        if 0 <= where < a.shape[0]:
-            out[where] = row
+    for row, where, fits in zip(source, index.flatten(), inside.flatten(), strict=True):
+        if fits:
+            out[int(where)] = row
     return out
 
 
@@ -67,10 +70,9 @@ def scatter_rows(call: Call, a: Array, index: Array, source: Array) -> Array:
 def mscatter(call: Call, target: Memory, a: Array, index: Array, *valid: int) -> None:
     """Elements stored one after the other. Raises BoundsError at an index outside."""
     require_valid(a.shape, valid, call.op.span)
-    flat = target.whole().view(-1)
-    count = len(flat)
+    shape, count = target.type.shape, math.prod(target.type.shape)
     elements = leading(a, valid).reshape(-1)
     for element, where in zip(elements, leading(index, valid).reshape(-1).tolist(), strict=True):
         if not 0 <= where < count:
             raise index_outside(call.subject(0), where, count, call.op.span)
-        flat[where] = element
+        target.part(unravel(where, shape), (1,) * len(shape)).fill_(element)

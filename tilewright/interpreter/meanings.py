@@ -53,6 +53,10 @@ class Call:
         shape = self.type.shape if shape is None else shape
         return unspecified(shape, self.dtype, self.poison, self.variant)
 
+    def fresh(self, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
+        """Memory or a tile that a program made and gave no contents."""
+        return unspecified(shape, dtype, self.poison)
+
     def within(self, position: int, index: torch.Tensor, extent: int) -> torch.Tensor:
         """The indices that operand `position` holds, those outside the axis moved to its ends."""
         return index.long().clamp(0, extent - 1)

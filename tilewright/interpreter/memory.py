@@ -16,12 +16,11 @@ from tilewright.interpreter.arrays import (
     leading,
     rounded,
     storage,
-    unspecified,
     wrap_int,
 )
 from tilewright.interpreter.casts import cast_scalar
 from tilewright.interpreter.meanings import Call, meaning
-from tilewright.ir.types import TensorType
+from tilewright.ir.types import TensorType, contiguous_strides
 from tilewright.span import Span
 
 
@@ -29,6 +28,15 @@ class Watch(Protocol):
     """What looks on while a program touches one storage."""
 
     def touched(self, memory: Memory, offsets: Sequence[int], counts: Sequence[int]) -> None: ...
+
+
+def unravel(position: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The indices of an element, from its number in row-major order."""
+    indices = []
+    for stride in contiguous_strides(tuple(shape)):
+        indices.append(position // stride)
+        position %= stride
+    return tuple(indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ def create(call: Call) -> Memory:
     made: TensorType = call.op.result.type  # type: ignore[assignment]
     value = call.get("value")
     if value is None or call.get("fill") is False:
-        array = unspecified(made.shape, made.dtype, call.poison)
+        array = call.fresh(made.shape, made.dtype)
     else:
         array = constant(cast_scalar(value, made.dtype), made.shape, made.dtype)
     return Memory(array, 0, made, made.shape, call.op.result.name)

@@ -53,6 +53,7 @@ class ParallelLoop:
         self._ops: list[Op] = []
         self._numbers: dict[int, int] = {}
         self._touched: dict[Storage, dict[Kind, Toucher]] = {}
+        self._reported: dict[Storage, Array] = {}  # for each element the last iteration that raced
 
     def touch(self, kind: Kind, op: Op, access: Access) -> RaceError | None:
         """Note an access of the current iteration; what is wrong with it."""
@@ -81,12 +82,17 @@ class ParallelLoop:
         self, kind: Kind, earlier: Kind, op: Op, access: Access, toucher: Toucher
     ) -> RaceError | None:
         me = len(self.values)
+        reported = access.of(
+            self._reported.setdefault(access.storage, torch.zeros_like(toucher.last))
+        )
         last, other = access.of(toucher.last), access.of(toucher.other)
         mine = last >> PLACES == me
         # Written by this iteration too: then that was reported already.
         found = torch.where(mine, torch.zeros_like(last) if earlier == "write" else other, last)
+        found = torch.where(reported == me, torch.zeros_like(found), found)
         if not bool(found.any()):
             return None
+        reported[found != 0] = me
         by = int(found[found != 0].max())
         hit = access.positions()[found == by]
         first = access.storage.element(int(hit.min()))

@@ -14,9 +14,8 @@ from typing import Any, Literal
 import torch
 
 from tilewright.errors import UnsetError
-from tilewright.interpreter.memory import Memory
+from tilewright.interpreter.memory import Memory, unravel
 from tilewright.ir.nodes import Op
-from tilewright.ir.types import contiguous_strides
 from tilewright.span import Span
 
 Array = torch.Tensor
@@ -90,7 +89,8 @@ class Storage:
         kind = memory.type
         self.name, self.role, self.depth = memory.name.split(".")[0], role, depth
         self.shape, self.strides, self.base = kind.shape, kind.strides, memory.start
-        self.size = 1 + sum((n - 1) * s for n, s in zip(kind.shape, kind.strides, strict=True))
+        last = sum((n - 1) * s for n, s in zip(kind.shape, kind.strides, strict=True))
+        self.size = 0 if 0 in kind.shape else 1 + last
         self.marks: Array | None = None
         self._log = log
 
@@ -117,6 +117,10 @@ class Storage:
         return self.role in ("in", "frozen")
 
     @property
+    def is_param(self) -> bool:
+        return self.role not in ("own", "returned")
+
+    @property
     def is_seen(self) -> bool:
         """Whether the caller sees what is written to it."""
         return self.role != "own"
@@ -127,11 +131,7 @@ class Storage:
 
 def element(name: str, shape: Sequence[int], position: int) -> str:
     """`y[3, 0]`: an element by its number in row-major order."""
-    indices = []
-    for stride in contiguous_strides(tuple(shape)):
-        indices.append(position // stride)
-        position %= stride
-    return f"{name}[{', '.join(map(str, indices))}]"
+    return f"{name}[{', '.join(map(str, unravel(position, shape)))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,11 @@ class Origin:
     op: Op
     storage: Storage | None
     shape: tuple[int, ...]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is what pl.create_tensor or pl.create_tile made: a number, though nobody says which."""
+        return not self.storage.is_param if self.storage else bool(self.op.attr("fresh"))
 
     def error(self, position: int, count: int, reaches: str, where: Span) -> UnsetError:
         """The report for `count` elements of which `position` is one."""
@@ -199,6 +204,13 @@ class Origins:
             return marks
         number = self.number(op, access.storage, access.storage.shape)
         return torch.where(marks == NEVER, (number << SHIFT) + access.positions(), marks)
+
+    def are_fresh(self, marks: Array) -> Array:
+        """Where marks began in memory or tiles that the program made."""
+        fresh = [
+            n for n, origin in enumerate(self._known) if origin is not None and origin.is_fresh
+        ]
+        return torch.isin(marks >> SHIFT, torch.tensor(fresh, dtype=torch.int64))
 
     def of(self, mark: int) -> tuple[Origin, int]:
         """An origin and an element of it."""

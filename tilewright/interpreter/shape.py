@@ -19,7 +19,7 @@ from tilewright.interpreter.memory import (
 @meaning("full")
 def full(call: Call) -> torch.Tensor:
     if call.get("fresh"):
-        return call.blank()
+        return call.fresh(call.type.shape, call.dtype)
     return constant(cast_scalar(call["value"], call.dtype), call.type.shape, call.dtype)
 
 

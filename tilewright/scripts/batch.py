@@ -34,6 +34,7 @@ class Settings:
 
     arguments: tuple[str, ...] = ()
     backend: str | None = None
+    check: bool = False  # every kernel call runs checked, whatever back end it asks for
     seed: int | None = None
     timeout: float | None = None
     jobs: int = 1
@@ -46,6 +47,8 @@ class Settings:
         """The variables of a script's process."""
         asked = {knobs.BACKEND.name: self.backend, knobs.SEED.name: self.seed}
         told = {name: str(value) for name, value in asked.items() if value is not None}
+        if self.check:
+            told[knobs.CHECK.name] = "1"
         # A crash in machine code leaves a traceback; output comes in the order it was written.
         told |= {"PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
         if self.jobs > 1:  # scripts side by side share the cores

@@ -44,7 +44,9 @@ def create(t: Tracer, call: Call) -> Named:
             call.at("dtype"),
             help="floats go into a tensor: pl.create_tensor, pl.read, pl.write",
         )
-    memory = t.emit("create", [], None if t.hint != "v" else "a", shape=(count,), dtype=dtype)
+    zero = False if dtype == BOOL else 0
+    hint = None if t.hint != "v" else "a"
+    memory = t.emit("create", [], hint, shape=(count,), dtype=dtype, value=zero)
     return Array(count, dtype, Tensor(memory, memory.name, fresh=True))
 
 

@@ -51,7 +51,7 @@ def create_tensor(t: Tracer, call: Call) -> Named:
     """Memory in orchestration, a block in a region; zeros unless init_value says otherwise."""
     check_options(t, call)
     shape, dtype = (
-        t.shape(call["shape"], call.at("shape"), "the shape"),
+        t.shape(call["shape"], call.at("shape"), "the shape", least=int(t.in_region)),
         dtype_argument(t, call, "dtype"),
     )
     value: Any = None

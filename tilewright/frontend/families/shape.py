@@ -20,7 +20,8 @@ from tilewright.frontend.windows import as_view
 def reshape(t: Tracer, call: Call) -> Named:
     """A view in orchestration, a value in a region."""
     x = data(t, call, "x")
-    shape = t.shape(call["shape"], call.at("shape"), "the shape")
+    is_view = isinstance(x, Tensor) and not t.in_region
+    shape = t.shape(call["shape"], call.at("shape"), "the shape", least=0 if is_view else 1)
     if isinstance(x, Block):
         t.need_region()
         return Block(t.emit("reshape", [x.value], shape=shape))
