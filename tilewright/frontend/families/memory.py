@@ -9,6 +9,7 @@ from typing import Any
 from tilewright.dtypes import BOOL, FP16, FP32, INDEX, INT8, INT16, INT32, DType
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.operands import (
+    convert_scalar,
     Call,
     block,
     constant,
@@ -359,6 +360,9 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
+    elif number.dtype == INDEX and target.dtype.is_integer:
+        # integers that met a literal or a loop variable were computed in 64 bits; here they narrow
+        operand = convert_scalar(t, "write", number, target.dtype, call.at("value"))
     if isinstance(target, Tensor):
         memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
