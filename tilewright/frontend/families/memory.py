@@ -9,10 +9,10 @@ from typing import Any
 from tilewright.dtypes import BOOL, FP16, FP32, INDEX, INT8, INT16, INT32, DType
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.operands import (
-    convert_scalar,
     Call,
     block,
     constant,
+    convert_scalar,
     data,
     dtype_argument,
     handles,
