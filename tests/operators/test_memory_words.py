@@ -269,6 +269,28 @@ def test_elements_are_read_and_written_in_place():
 
 
 @pl.jit
+def tallied(ids: pl.Tensor, count: pl.Out[pl.Tensor], small: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        for e in pl.range(4):
+            pl.write(count, [e], e * 100)
+        for t in pl.range(6):
+            e = pl.read(ids, [t])
+            pl.write(count, [e], count[e] + 1)
+        tile = pl.load(small, [0, 0], [1, 4])
+        for e in pl.range(4):
+            pl.write(tile, [0, e], pl.min(count[e], 120) - 1)
+        small[:, :] = tile
+
+
+def test_integers_that_met_a_literal_narrow_when_they_are_written():
+    ids = torch.tensor([1, 3, 1, 0, 3, 1], dtype=torch.int32)
+    count, small = torch.zeros(4, dtype=torch.int32), torch.zeros(1, 4, dtype=torch.int8)
+    _, count, small = agree(tallied, ids, count, small)
+    assert count.tolist() == [1, 103, 200, 302]
+    assert small.tolist() == [[0, 102, 119, 119]]
+
+
+@pl.jit
 def larger_source(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
     with pl.at(level=CORE):
         pad = pl.add(x, 1.0)

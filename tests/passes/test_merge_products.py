@@ -132,10 +132,10 @@ LEFT_ALONE = {
         "range(0, 32, 8)", "range(0, 30, 6)", "[4, 8]", "[4, 6]", "[8, 16]", "[6, 16]",
         "<4x8,", "<4x6,", "<8x16,", "<6x16,", "%b, 4, 8, 16", "%b, 4, 6, 16",
     ),
-    "an axis that the slices drop": changed(
-        "%x: tensor<4x32", "%x: tensor<1x4x32",
+    "a matrix of a stack for every slice": changed(
+        "%x: tensor<4x32", "%x: tensor<32x4x32",
         "load %x[0, %k] valid [4, 8] {shape = [4, 8]}",
-        "load %x[0, 0, %k] valid [1, 4, 8] {drop = [0], shape = [1, 4, 8]}",
+        "load %x[%k, 0, %k] valid [1, 4, 8] {drop = [0], shape = [1, 4, 8]}",
     ),
     "one accumulator with two products": changed(
         "yield %c",
@@ -246,3 +246,31 @@ def test_sides_that_are_stored_transposed_walk_along_their_other_axis(a_trans: b
 @pytest.mark.parametrize("dtype", ["BF16", "FP16", "FP32", "INT8"])
 def test_machine_code_rounds_a_merged_sum_like_the_slices(dtype: str, b_trans: bool):
     assert_pass_changes_no_bit(merge_products, sides(dtype, False, b_trans))
+
+
+def test_slices_of_one_matrix_of_a_stack_are_one_product():
+    assert_pass(
+        merge_products,
+        before="""
+        func f(%x: tensor<4x32, INT8>, %w: tensor<3x16x32, INT8>, %e: INDEX, out %y: tensor<4x16, INT32>) {
+          %start = full {dtype = INT32, shape = [4, 16], value = 0} : tile<4x16, INT32>
+          for %k in range(0, 32, 8) carry (%acc = %start) -> (%all) {
+            %a = load %x[0, %k] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+            %b = load %w[%e, 0, %k] valid [1, 16, 8] {drop = [0], shape = [1, 16, 8]} : tile<16x8, INT8>
+            %c = matmul_acc %acc, %a, %b, 4, 8, 16 {b_trans = true} : tile<4x16, INT32>
+            yield %c
+          }
+          store %all to %y[0, 0] valid [4, 16] {shape = [4, 16]}
+        }
+        """,
+        after="""
+        func f(%x: tensor<4x32, INT8>, %w: tensor<3x16x32, INT8>, %e: INDEX, out %y: tensor<4x16, INT32>) {
+          %start = full {dtype = INT32, shape = [4, 16], value = 0} : tile<4x16, INT32>
+          %a.1 = load %x[0, 0] valid [4, 32] {shape = [4, 32]} : tile<4x32, INT8>
+          %b.1 = load %w[%e, 0, 0] valid [1, 16, 32] {drop = [0], shape = [1, 16, 32]} : tile<16x32, INT8>
+          %all.1 = matmul %a.1, %b.1, 4, 32, 16 {b_trans = true} : tile<4x16, INT32>
+          store %all.1 to %y[0, 0] valid [4, 16] {shape = [4, 16]}
+        }
+        """,
+        e=1,
+    )

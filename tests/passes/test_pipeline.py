@@ -20,6 +20,7 @@ from tilewright.passes.merge_interleave import merge_interleave
 from tilewright.passes.merge_products import merge_products
 from tilewright.passes.parallelize import parallelize
 from tilewright.passes.pipeline import PIPELINE, PREPARE, Pass
+from tilewright.passes.read_direct import read_direct
 from tilewright.passes.share_panels import share_panels
 from tilewright.passes.skip_fill import skip_fill
 from tilewright.passes.start_products import start_products
@@ -43,6 +44,19 @@ OFFSET_BY_SHIFTING = """
       %row = s.shl 1, 3 : INDEX
       %a = load %x[%row, 0] valid [1, 16] {shape = [1, 16]} : tile<1x16, FP32>
       store %a to %y[0, 0] valid [1, 16] {shape = [1, 16]}
+    }"""
+
+TRANSPOSES_ON_A_WALK_OVER_K = """
+    func f(%x: tensor<4x32, INT8>, %w: tensor<16x32, INT8>, out %y: tensor<4x16, INT32>) {
+      %zero = full {dtype = INT32, shape = [4, 16], value = 0} : tile<4x16, INT32>
+      for %k in range(0, 32, 8) carry (%acc = %zero) -> (%all) {
+        %a = load %x[0, %k] valid [4, 8] {shape = [4, 8]} : tile<4x8, INT8>
+        %b = load %w[0, %k] valid [16, 8] {shape = [16, 8]} : tile<16x8, INT8>
+        %bt = transpose %b {axis1 = 0, axis2 = 1} : tile<8x16, INT8>
+        %c = matmul_acc %acc, %a, %bt, 4, 8, 16 : tile<4x16, INT32>
+        yield %c
+      }
+      store %all to %y[0, 0] valid [4, 16] {shape = [4, 16]}
     }"""
 
 LOOPS_THAT_COUNT_DIFFERENTLY = """
@@ -126,12 +140,16 @@ COLUMNS_OF_TWO_WIDTHS = """
 ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS = """
     func f(%x: tensor<13x8, INT8>, %w: tensor<8x64, INT8>, out %y: tensor<13x64, INT32>) {
       %t = create {dtype = INT32, shape = [14, 64]} : tensor<14x64, INT32>
-      %a = load %x[0, 0] valid [13, 8] {shape = [13, 8]} : tile<13x8, INT8>
-      %b = load %w[0, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
-      %c = matmul %a, %b, 13, 8, 64 : tile<13x64, INT32>
-      store %c to %t[0, 0] valid [13, 64] {shape = [13, 64]}
-      store %c to %t[1, 0] valid [13, 64] {shape = [13, 64]}
-      store %c to %y[0, 0] valid [13, 64] {shape = [13, 64]}
+      at "product" {
+        %a = load %x[0, 0] valid [13, 8] {shape = [13, 8]} : tile<13x8, INT8>
+        %b = load %w[0, 0] valid [8, 64] {shape = [8, 64]} : tile<8x64, INT8>
+        %c = matmul %a, %b, 13, 8, 64 : tile<13x64, INT32>
+        store %c to %t[0, 0] valid [13, 64] {shape = [13, 64]}
+        %d = load %t[0, 0] valid [13, 64] {shape = [13, 64]} : tile<13x64, INT32>
+        store %c to %t[1, 0] valid [13, 64] {shape = [13, 64]}
+        store %d to %y[0, 0] valid [13, 64] {shape = [13, 64]}
+        yield
+      }
     }"""
 
 FIRST_PRODUCT_IN_A_BRANCH = """
@@ -188,6 +206,8 @@ MOVES = [
         1,
         0,
     ),
+    (read_direct, 0, "behind", merge_products, TRANSPOSES_ON_A_WALK_OVER_K, "for %k", 1, 0),
+    (drop_dead, 0, "behind", merge_products, TRANSPOSES_ON_A_WALK_OVER_K, "for %k", 1, 0),
     (
         merge_products,
         0,
@@ -214,14 +234,14 @@ MOVES = [
     (fold_constants, 1, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
     (fold_constants, 1, "behind", forward_stores, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
     (forward_stores, 0, "before", fuse_loops, LOOPS_THAT_COUNT_DIFFERENTLY, "create", 1, 0),
-    (drop_dead, 0, "behind", block_rows, ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS, "for %row_tile", 0, 1),
+    (drop_dead, 1, "behind", block_rows, ROWS_THAT_A_DEAD_TEMPORARY_SHIFTS, "for %row_tile", 0, 1),
     (merge_interleave, 0, "behind", parallelize, EVEN_AND_ODD, "scatter_mask", 1, 0),
     (skip_fill, 0, "behind", block_rows, ROWS_THROUGH_A_TEMPORARY, "fill = false", 0, 1),
     (tile_matmul, 0, "behind", block_rows, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
     (share_panels, 0, "before", tile_matmul, WEIGHT_READ_TWICE, "panel_window", 0, 1),
     (block_rows, 0, "behind", fuse_sweeps, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
     (fuse_sweeps, 0, "before", block_rows, ROWS_THROUGH_A_TEMPORARY, "for %row_tile", 0, 1),
-    (drop_dead, 1, "before", merge_interleave, EVEN_AND_ODD, "scatter_mask", 1, 0),
+    (drop_dead, 2, "before", merge_interleave, EVEN_AND_ODD, "scatter_mask", 1, 0),
     (parallelize, 0, "before", block_rows, ROWS_THROUGH_A_TEMPORARY, "\n  for %row_tile", 0, 1),
 ]
 

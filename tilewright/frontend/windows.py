@@ -80,10 +80,12 @@ def read_window(
     exists = valid if valid is not None else full_extents(shape)
     if valid is not None:
         check_valid(t, valid, shape, node)
-    if isinstance(base, Block) or not t.zero_reads:
-        check_bounds(t, base, offsets, exists, node)
     if isinstance(base, Block):
+        check_bounds(t, base, offsets, exists, node)
         return padded(t, _extract(t, base, shape, offsets, valid, drop, hint), pad)
+    if not t.zero_reads:
+        instead = "; TILEWRIGHT_BOUNDS=zeros reads zeros there"
+        check_bounds(t, base, offsets, exists, node, instead)
     window = Overhang(offsets, shape, exists, drop, pad, t.zero_reads)
     if base.overhang is not None:
         window = _compose(t, base.overhang, window)
@@ -152,7 +154,12 @@ def check_valid(t: Tracer, valid: Operands, shape: Extents, node: ast.AST) -> No
 
 
 def check_bounds(
-    t: Tracer, base: Tensor | Block, offsets: Operands, exists: Operands, node: ast.AST
+    t: Tracer,
+    base: Tensor | Block,
+    offsets: Operands,
+    exists: Operands,
+    node: ast.AST,
+    instead: str = "",
 ) -> None:
     """Refuse a window whose constant offset and extent lie outside the tensor.
 
@@ -179,7 +186,8 @@ def check_bounds(
                 InvalidOperationError,
                 f"the window {start} : {end} on axis {axis} is outside {describe(base)}",
                 node,
-                help="take a smaller window, or pl.slice(…, valid_shape=…) for its existing part",
+                help="take a smaller window, or pl.slice(…, valid_shape=…) for its existing part"
+                + instead,
                 notes=t.notes(node),
             )
 

@@ -99,25 +99,22 @@ class _Merger:
         """The load of all the slices that `x` is one of; None when they are not neighbours."""
         place = self.defined.get(x) if isinstance(x, Value) else None
         load = place.op if place is not None and place.block is None else None
-        if (
-            load is None
-            or load.name != "load"
-            or load not in loop.blocks[0].ops
-            or load.attr("drop")
-        ):
+        if load is None or load.name != "load" or load not in loop.blocks[0].ops:
             return None
-        if len(load.attr("shape")) != 2 or product.operands[4] != index(self.depth(product)):
+        shape, drop = list(load.attr("shape")), load.attr("drop") or ()
+        matrix = [axis for axis in range(len(shape)) if axis not in drop]
+        if len(matrix) != 2 or product.operands[4] != index(self.depth(product)):
             return None
         along_rows = bool(product.attr("a_trans")) if side == "a" else not product.attr("b_trans")
-        axis = 0 if along_rows else 1
+        axis = matrix[0 if along_rows else 1]
         turns = literal_range(loop)
         assert turns, "rewrite has looked"
-        shape = list(load.attr("shape"))
-        offsets, valid = load.operands[1:3], load.operands[3:]
-        along, across = self.movement.of(offsets[axis]), self.movement.varies(offsets[1 - axis])
-        if along is None or along * turns.step != shape[axis] or across or shape[axis] % K_UNIT:
+        offsets, valid = load.operands[1 : 1 + len(shape)], load.operands[1 + len(shape) :]
+        along = self.movement.of(offsets[axis])
+        others = [x for i in range(len(shape)) if i != axis for x in (offsets[i], valid[i])]
+        if along is None or along * turns.step != shape[axis] or shape[axis] % K_UNIT:
             return None
-        if valid[axis] != index(shape[axis]) or self.movement.varies(valid[1 - axis]):
+        if valid[axis] != index(shape[axis]) or any(map(self.movement.varies, others)):
             return None
         shape[axis] *= len(turns)
         starts = [self.at_start(builder, x, loop) for x in offsets]
@@ -125,7 +122,9 @@ class _Merger:
         counts[axis] = index(shape[axis])
         builder.span = load.span
         wide = [load.operands[0], *starts, *counts]
-        return builder.value("load", wide, load.result.name, shape=tuple(shape))
+        return builder.value(
+            "load", wide, load.result.name, shape=tuple(shape), drop=load.attr("drop")
+        )
 
     def inside(self, x: Operand, loop: Op) -> bool:
         """True when `x` is computed in the loop's body."""

@@ -14,6 +14,7 @@ from tilewright.passes.merge_interleave import merge_interleave
 from tilewright.passes.merge_products import merge_products
 from tilewright.passes.parallelize import parallelize
 from tilewright.passes.prepare import PREPARE, Observer, Pass, prepare, run
+from tilewright.passes.read_direct import read_direct
 from tilewright.passes.share_panels import share_panels
 from tilewright.passes.skip_fill import skip_fill
 from tilewright.passes.start_products import start_products
@@ -24,6 +25,8 @@ __all__ = ["PIPELINE", "PREPARE", "Observer", "Pass", "lower", "prepare", "run"]
 
 PIPELINE: tuple[Pass, ...] = (
     fold_constants,  # one spelling of every offset, so that equal windows look equal
+    read_direct,  # first of those that look at products: they know loads, not copies of them
+    drop_dead,  # transposes that were read through, and what loops carry for nobody, keep products apart
     start_products,  # `if first: matmul else: matmul_acc` becomes one accumulation: fewer branches below
     merge_products,  # needs the branch gone; a walk over K becomes one product, which can then be widened
     fuse_loops,  # while a product's loop and those behind it count alike: alone, each would widen differently

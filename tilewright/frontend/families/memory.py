@@ -12,6 +12,7 @@ from tilewright.frontend.operands import (
     Call,
     block,
     constant,
+    convert_scalar,
     data,
     dtype_argument,
     handles,
@@ -364,8 +365,9 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
-    elif number.dtype == INDEX and target.dtype.is_integer:  # computed in 64 bits, narrowed here
-        operand = t.emit("s.cast", [operand], "s", to=target.dtype)
+    elif number.dtype == INDEX and target.dtype.is_integer:
+        # integers that met a literal or a loop variable were computed in 64 bits; here they narrow
+        operand = convert_scalar(t, "write", number, target.dtype, call.at("value"))
     if isinstance(target, Tensor):
         memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
