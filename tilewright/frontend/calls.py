@@ -25,7 +25,7 @@ from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
 from tilewright.language.operator import Operator, operator_of
-from tilewright.language.types import Dynamic
+from tilewright.language.types import Dynamic, dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
 
@@ -78,7 +78,7 @@ def may_call(thing: Any) -> bool:
     return (
         isinstance(thing, (Kernel, Hint))
         or operator_of(thing) is not None
-        or thing in (split, cross_core_slot)
+        or thing in (split, cross_core_slot, dynamic)
     )
 
 
@@ -100,7 +100,10 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     """The value of a call inside an expression."""
     thing = callee(t, node, evaluate)
     if isinstance(thing, Method):
-        _bind_dynamic(t, node, thing, [evaluate(t, argument) for argument in node.args])
+        known, t.frame.extents = t.frame.extents, {}  # what is meant is a symbol, not its extent
+        given = [evaluate(t, argument) for argument in node.args]
+        t.frame.extents = known
+        _bind_dynamic(t, node, thing, given)
         return Nothing()
     if isinstance(thing, Kernel):
         t.fail(
@@ -138,7 +141,7 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
 
 
 def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named]) -> None:
-    """`x.bind_dynamic(axis, symbol)` only says what is so anyway: extents are the actual ones."""
+    """`x.bind_dynamic(axis, symbol)`: the symbol is the extent from here on."""
     rank = len(method.owner.shape)
     values = [x.value if isinstance(x, Constant) else None for x in given]
     if (
@@ -154,10 +157,11 @@ def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named])
             node,
             help='write x.bind_dynamic(0, T) with T = pl.dynamic("T")',
         )
+    t.frame.extents[values[1].name] = method.owner.shape[values[0]]
 
 
 def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
-    """`pl.split(mode)` and its like: constants in, a hint out."""
+    """`pl.split(mode)`, `pl.dynamic(name)` and their like: constants in, a hint or a symbol out."""
     if isinstance(thing, Hint):
         return Constant(thing)
     args = [t.constant(evaluate(t, x), x, "a hint's argument") for x in node.args]

@@ -127,7 +127,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
         t.frame.names[key] = Binding(carried[key], before[key].line)
     counter = t.builder.fresh(ScalarType(INDEX), loop.variable or "block")
     t.writes += 1  # what was read before the loop may have changed in a later iteration
-    yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
+    yielded_before, launch_before = (t.frame.yielded, t.frame.yielded_names), t.launch
     t.frame.yielded, t.frame.yielded_names = None, ()
     around = "lanes" if loop.lanes else loop.kind if turns is None else "while"
     with t.builder.block() as ops, t.within(around), t.runs(loop.runs):
@@ -137,7 +137,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
             t.frame.gone.pop(loop.variable, None)
         start = dict(t.frame.names)
         if loop.kind == "spmd":
-            t.block_index = counter
+            t.launch = (counter, loop.bounds[1])
             t.region(
                 loop.name or f"{t.frame.kernel.__name__}_{node.lineno}",
                 node,
@@ -145,7 +145,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
             )
         else:
             run_body(t, loop.body)
-        t.block_index = index_before
+        t.launch = launch_before
         finals = _finals(t, loop, plan, start, before)
         outgoing: list[Operand] = []
         for key, value in finals.items():

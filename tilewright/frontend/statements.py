@@ -245,7 +245,8 @@ def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
     if isinstance(value, (Nothing, Method)):
         t.fail(ParserTypeError, f"{ast.unparse(source)} has no result to give a name to", source)
     if isinstance(target, ast.Name):
-        t.bind(target.id, value, target)
+        first = isinstance(value, Constant) and value.value is None  # the task before the first
+        t.bind(target.id, Token() if first else value, target)
         return
     if not isinstance(target, (ast.Tuple, ast.List)):
         t.fail(

@@ -152,7 +152,7 @@ def check_valid(t: Tracer, valid: Operands, shape: Extents, node: ast.AST) -> No
 def check_bounds(
     t: Tracer, base: Tensor | Block, offsets: Operands, exists: Operands, node: ast.AST
 ) -> None:
-    """Refuse a window whose constant offset and extent lie outside the tensor.
+    """Refuse a window whose constant offset and extent lie outside the tensor. An empty one may lie anywhere.
 
     Others are run-time checks, and so are those of a body that may never run.
     """
@@ -161,6 +161,8 @@ def check_bounds(
     for axis, (o, w, n) in enumerate(zip(offsets, exists, base.shape, strict=True)):
         low = o.value if isinstance(o, Const) else None
         size = w.value if isinstance(w, Const) else None
+        if size == 0:
+            continue
         if low is not None and low < 0:
             t.fail(
                 InvalidOperationError,
@@ -372,14 +374,18 @@ def write_window(
 
 
 def _cut_to_valid(t: Tracer, source: Block, wanted: Extents, node: ast.AST) -> Block:
-    """A larger source may fill a window that its valid part equals."""
+    """A larger source may fill a window that holds its valid part."""
     if (
         len(source.shape) == len(wanted)
-        and source.valid == full_extents(wanted)
+        and source.valid is not None
         and all(n >= w for n, w in zip(source.shape, wanted, strict=True))
+        and all(
+            v.value <= w if isinstance(v, Const) else True
+            for v, w in zip(source.valid, wanted, strict=True)
+        )
     ):
         zeros = [Const(0, INDEX)] * len(wanted)
-        return Block(t.emit("extract", [source.value, *zeros], shape=wanted))
+        return with_valid(t.emit("extract", [source.value, *zeros], shape=wanted), source.valid)
     what = "ranks differ" if len(wanted) != len(source.shape) else None
     if what is None:
         axis = next(a for a, (w, n) in enumerate(zip(wanted, source.shape, strict=True)) if w != n)

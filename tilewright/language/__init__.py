@@ -158,7 +158,14 @@ from tilewright.language.memory import (
 )
 from tilewright.language.program import FunctionType, Program, function, program
 from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_min, row_sum
-from tilewright.language.shape import concat, dim, reshape, transpose
+from tilewright.language.shape import (
+    concat,
+    dim,
+    get_block_idx,
+    get_block_num,
+    reshape,
+    transpose,
+)
 from tilewright.language.sort import mrgsort, sort32
 from tilewright.language.types import (
     Array,
@@ -270,6 +277,8 @@ __all__ = [
     "gemv",
     "gemv_acc",
     "gemv_bias",
+    "get_block_idx",
+    "get_block_num",
     "incore",
     "inline",
     "jit",

@@ -105,7 +105,7 @@ from tilewright.language.reduce import (
     row_sum,
     sum,
 )
-from tilewright.language.shape import concat, get_block_idx, reshape, transpose
+from tilewright.language.shape import concat, get_block_idx, get_block_num, reshape, transpose
 from tilewright.language.sort import mrgsort, sort32
 from tilewright.language.types import MaskPattern
 
@@ -115,7 +115,7 @@ __all__ = [
     "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum",
     "concat", "cos", "create", "create_l1", "div", "divs", "exp", "expand_clone", "expands",
     "extract", "fillpad", "full", "gather", "gather_mask", "gather_row", "gemv", "gemv_acc",
-    "gemv_bias", "get_block_idx", "load", "log", "lrelu", "matmul", "matmul_acc", "matmul_bias",
+    "gemv_bias", "get_block_idx", "get_block_num", "load", "log", "lrelu", "matmul", "matmul_acc", "matmul_bias",
     "max", "maximum", "maxs", "min", "minimum", "mins", "move", "mrgsort", "mscatter", "mul",
     "muls", "neg", "not_", "or_", "ors", "part_add", "part_max", "part_min", "part_mul", "prelu",
     "read", "recip", "relu", "rem", "rems", "reshape", "row_expand", "row_expand_add",

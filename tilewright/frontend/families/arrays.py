@@ -8,7 +8,7 @@ from tilewright.dtypes import BOOL, TASK_ID, DType
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.families.memory import read_element
 from tilewright.frontend.operands import Call, dtype_argument, handles, literal_as
-from tilewright.frontend.options import TASK_HELP
+from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
     Array,
@@ -55,7 +55,7 @@ def write_item(t: Tracer, array: Array, node: ast.Subscript, at: Named, value: N
     """`a[i] = v`. Integers of every width fit, as long as their value does."""
     index = _index(t, array, at, node)
     if array.memory is None:
-        if not isinstance(value, Token):
+        if not is_task(value):
             text = f"an element of {describe(array)} is a task id, got {describe(value)}"
             t.fail(ParserTypeError, text, node, TASK_HELP)
         return
