@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ Evaluate = Callable[[Tracer, ast.expr], Named]
 # Words that stand in one place of a sentence only.
 LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd", "while_", "split_aiv")
 SCOPE_WORDS = ("at", "spmd", "incore", "auto_incore", "cluster", "manual_scope", "scope")
+SEVERAL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 BUILTIN_HELP = {
     "range": "loop with pl.range, pl.parallel, pl.pipeline or pl.unroll",
     "min": "write pl.min(a, b) for scalars, pl.minimum for blocks",
@@ -203,11 +205,10 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
         given: Any = bound.get(name)
         if name not in bound:
             default = parameter.default
-            values[name] = (
-                Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
-            )
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            values[name] = Items(tuple(evaluate(t, item) for item in given))
+            values[name] = Items(()) if parameter.kind in SEVERAL else from_python(default)
+        elif parameter.kind in SEVERAL:
+            items = given.values() if isinstance(given, dict) else given
+            values[name] = Items(tuple(evaluate(t, item) for item in items))
             nodes[name] = node
         else:
             values[name] = evaluate(t, given)

@@ -272,8 +272,12 @@ def as_source(t: Tracer, value: Named, node: ast.AST, what: str) -> Block:
 
 
 def fit_rank(t: Tracer, source: Block, rank: int) -> Block:
-    """Leading unit axes of a source of higher rank are left out (language.md 5.15)."""
+    """A source of `rank` axes, where only leading axes of extent 1 are too many or missing."""
     extra = len(source.shape) - rank
+    if extra < 0:
+        ones = (1,) * -extra
+        tile = t.emit("reshape", [source.value], shape=(*ones, *source.shape))
+        return Block(tile, None if source.valid is None else full_extents(ones) + source.valid)
     if extra > 0 and all(n == 1 for n in source.shape[:extra]):
         tile = t.emit("reshape", [source.value], shape=source.shape[extra:])
         return Block(tile, None if source.valid is None else source.valid[extra:])

@@ -171,6 +171,7 @@ from tilewright.language.types import (
     Array,
     AtomicType,
     InOut,
+    MaskPattern,
     MemorySpace,
     MemRef,
     Out,
@@ -183,10 +184,12 @@ from tilewright.language.types import (
 )
 
 Mem = MemorySpace
+ND, DN, NZ = TensorLayout.ND, TensorLayout.DN, TensorLayout.NZ
 
 __all__ = [
     "BF16",
     "BOOL",
+    "DN",
     "FP4",
     "FP8E4M3FN",
     "FP8E5M2",
@@ -200,6 +203,8 @@ __all__ = [
     "INT16",
     "INT32",
     "INT64",
+    "ND",
+    "NZ",
     "TASK_ID",
     "UINT4",
     "UINT8",
@@ -212,6 +217,7 @@ __all__ = [
     "InOut",
     "Kernel",
     "Level",
+    "MaskPattern",
     "Mem",
     "MemRef",
     "MemorySpace",

@@ -78,6 +78,8 @@ from tilewright.language.matmul import (
 from tilewright.language.memory import (
     arange,
     assemble,
+    create_l1,
+    create_tensor,
     fillpad,
     full,
     gather_row,
@@ -95,7 +97,7 @@ from tilewright.language.sort import mrgsort, sort32
 __all__ = [
     "abs", "add", "addc", "adds", "and_", "ands", "arange", "assemble", "batch_matmul", "cast",
     "ci", "cmp", "cmps", "col_expand", "col_expand_add", "col_expand_div", "col_expand_expdif",
-    "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum", "concat", "cos", "create",
+    "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum", "concat", "cos", "create", "create_l1", "create_tensor",
     "dim", "div", "divs", "exp", "expand_clone", "expands", "fillpad", "full", "gather",
     "gather_row", "gemv", "gemv_acc", "gemv_bias", "log", "lrelu", "matmul", "matmul_acc",
     "matmul_bias", "maximum", "maxs", "minimum", "mins", "mrgsort", "mscatter", "mul", "muls",

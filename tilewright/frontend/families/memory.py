@@ -359,6 +359,8 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
+    else:
+        operand = as_integer(t, number, target.dtype)
     if isinstance(target, Tensor):
         memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
@@ -371,6 +373,13 @@ def write(t: Tracer, call: Call) -> Named:
         t.fail(InvalidOperationError, "write: a block must be named to be written to", call.at("t"))
     t.update(name.id, new)
     return Nothing()
+
+
+def as_integer(t: Tracer, number: Number, dtype: DType) -> Operand:
+    """An integer as one of another width, for a place in memory of that width; others as they are."""
+    if number.dtype == dtype or not (number.dtype.is_integer and dtype.is_integer):
+        return number.operand
+    return t.emit("s.cast", [number.operand], "s", to=dtype)
 
 
 @handles("set_validshape")
