@@ -137,6 +137,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
             t.frame.gone.pop(loop.variable, None)
         start = dict(t.frame.names)
         if loop.kind == "spmd":
+            assert loop.bounds is not None
             t.launch = (counter, loop.bounds[1])
             t.region(
                 loop.name or f"{t.frame.kernel.__name__}_{node.lineno}",
