@@ -50,9 +50,14 @@ class Memory:
         """A Torch view of `counts` elements at `offsets`, already known to be inside."""
         if self.watch is not None:
             self.watch.touched(self, offsets, counts)
-        steps = zip(offsets, self.type.strides, strict=True)
-        start = self.start + (sum(o * s for o, s in steps) if all(counts) else 0)
+        start = self.place(offsets, counts)
         return torch.as_strided(self.array, tuple(counts), self.type.strides, start)
+
+    def place(self, offsets: Sequence[int], counts: Sequence[int]) -> int:
+        """Where in the storage a part begins; one of nothing, which may lie anywhere, where all begins."""
+        if not all(counts):
+            return self.start
+        return self.start + sum(o * s for o, s in zip(offsets, self.type.strides, strict=True))
 
     def whole(self) -> torch.Tensor:
         """A Torch view of everything; the array itself when that is the same."""
