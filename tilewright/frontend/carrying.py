@@ -71,6 +71,10 @@ class Plan:
     narrowed: dict[str, ScalarType]  # scalars whose type widens
 
 
+class TensorsSwapped(UnsupportedFeatureError):
+    """A loop hands a tensor on under another name: possible only where every turn is written out."""
+
+
 class _Again(Exception):
     """The plan was wrong and has been corrected."""
 
@@ -226,10 +230,10 @@ def _finals(
             continue
         if isinstance(old, Tensor) and isinstance(now.value, Tensor):
             t.fail(
-                UnsupportedFeatureError,
+                TensorsSwapped,
                 f"{key!r} names another tensor in every iteration",
                 node,
-                help="keep one tensor and take windows of it",
+                help="keep one tensor and take windows of it, or give the loop constant bounds",
                 notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"],
             )
         require_same_type(t, node, key, binding, now)
@@ -304,12 +308,18 @@ def _after(
     results: Sequence[Value],
     after_names: Sequence[str],
 ) -> None:
-    """Names after the loop: carried ones have their last value, those of the body are gone."""
+    """Names after the loop: carried ones have their last value, those of the body are gone.
+
+    A `with` is no scope: a name that it gave to a tensor from before keeps it.
+    """
     line, variable = loop.node.lineno, loop.variable
     inside = t.frame.names
     t.frame.names = dict(before)
+    tensors = [b.value for b in before.values() if isinstance(b.value, Tensor)]
     for key, binding in inside.items():
-        if key not in before:
+        if isinstance(loop.node, ast.With) and binding.value in tensors:
+            t.frame.names[key] = binding
+        elif key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
         elif key not in plan.names and not same(binding.value, before[key].value):
             t.drop(

@@ -120,6 +120,14 @@ def require_same_type(t: Tracer, node: ast.AST, name: str, old: Binding, new: Bi
     raise reassigned(t, node, name, old, new)
 
 
+ARMS = "in the two arms of the if on line"
+
+
+def torn(line: int) -> str:
+    """Why a name that means another tensor in each arm means nothing behind them."""
+    return f"has different tensors {ARMS} {line}"
+
+
 def merge_arms(
     t: Tracer,
     node: ast.AST,
@@ -158,8 +166,8 @@ def merge_arms(
             if old is not None and not _both_tensors(a.value, b.value):
                 changed = b if same(old.value, a.value) else a
                 raise reassigned(t, node, name, b if changed is a else a, changed)
-            what = "different tensors" if _both_tensors(a.value, b.value) else "different types"
-            t.drop(name, f"has {what} in the two arms of the if on line {line}")
+            tensors = _both_tensors(a.value, b.value)
+            t.drop(name, torn(line) if tensors else f"has different types {ARMS} {line}")
             continue
         extents = getattr(pair[0], "valid", None) != getattr(pair[1], "valid", None)
         plans.append((name, pair[0], len(yields[0]), extents))

@@ -23,7 +23,9 @@ from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
+from tilewright.frontend.jumps import Branch, looked_at
 from tilewright.frontend.loops import for_statement, while_statement
+from tilewright.frontend.merging import torn
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
 from tilewright.frontend.recovery import forgiving
@@ -49,6 +51,7 @@ from tilewright.language.operator import operator_of
 
 SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
+MOST_COPIES = 4  # branches within each other whose arms each have a copy of what follows
 NO_STATEMENT = {
     ast.AugAssign: ("augmented assignment", "write x = x + 1"),
     ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
@@ -70,6 +73,9 @@ def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
     i = 0
     while i < len(statements) and not t.frame.returned:
         node = statements[i]
+        if isinstance(node, ast.If):
+            i += 1 + _branch(t, node, statements[i + 1 :])
+            continue
         if t.in_region or not isinstance(node, SIMPLE):
             statement(t, node)
             i += 1
@@ -92,6 +98,34 @@ def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
 
         t.region(f"{t.frame.kernel.__name__}_{first.lineno}", first, body)
         i += count
+
+
+def _branch(t: Tracer, node: ast.If, rest: Sequence[ast.stmt]) -> int:
+    """Read an `if`. The rest goes into both arms where it looks at a name that is another tensor in each.
+
+    Gives how many statements of the rest were read with it.
+    """
+    here = t.snapshot()
+    with t.builder.block() as ops:
+        statement(t, node)
+    names = {name for name, why in t.frame.gone.items() if why == torn(node.lineno)}
+    moved = list(rest[:-1] if rest and _stands_last(t, rest[-1]) else rest)
+    if isinstance(node, Branch) or not names & looked_at(moved):
+        t.flush(ops)
+        return 0
+    if t.inside.count("if") >= MOST_COPIES:
+        t.flush(ops)
+        return 0
+    t.restore(here)
+    both = ast.If(node.test, [*node.body, *moved], [*node.orelse, *moved])
+    statement(t, ast.copy_location(both, node))
+    return len(moved)
+
+
+def _stands_last(t: Tracer, node: ast.stmt) -> bool:
+    """Whether a statement ends the body that it stands in, and cannot move into an arm."""
+    value = getattr(node, "value", None)
+    return isinstance(node, ast.Return) or (value is not None and _is_yield(t, value))
 
 
 def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) -> int:
