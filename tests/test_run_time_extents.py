@@ -208,29 +208,3 @@ def symbols_in_the_body(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[T, D
 def test_a_symbol_is_the_extent_that_it_stands_for(tokens: int):
     x = torch.randn(tokens, D)
     assert torch.equal(agree(symbols_in_the_body, x, torch.zeros(tokens, D))[1], x + 1)
-
-
-# Which block of how many
-
-
-@pl.jit.inline
-def every_third_row(x: pl.Tensor, y: pl.Tensor):
-    for row in pl.range(pl.tile.get_block_idx(), 8, pl.tile.get_block_num()):
-        y[row : row + 1, :] = pl.add(x[row : row + 1, :], 1.0)
-    return y
-
-
-@pl.jit
-def blocks_that_take_turns(x: pl.Tensor, n: pl.Tensor, y: pl.Out[pl.Tensor]):
-    with pl.spmd(pl.read(n, [0])):
-        y = every_third_row(x, y)
-    with pl.spmd(3):
-        for row in pl.range(pl.get_block_idx(), 8, pl.get_block_num()):
-            y[row : row + 1, :] = pl.mul(y[row : row + 1, :], 2.0)
-
-
-def test_a_block_knows_how_many_there_are():
-    x = torch.randn(8, 16)
-    n = torch.tensor([3], dtype=torch.int32)
-    *_, y = agree(blocks_that_take_turns, x, n, torch.zeros(8, 16), threads=(1, 2, 3))
-    assert torch.equal(y, 2 * (x + 1))

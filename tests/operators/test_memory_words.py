@@ -366,3 +366,26 @@ def test_prefetching_is_a_hint():
     x = torch.randn(4, 16)
     _, y = agree(prefetched, x, torch.zeros(4, 16))
     assert torch.equal(y, x + 1)
+
+
+@pl.jit.inline
+def every_third_row(x: pl.Tensor, y: pl.Tensor):
+    for row in pl.range(pl.tile.get_block_idx(), 8, pl.tile.get_block_num()):
+        y[row : row + 1, :] = pl.add(x[row : row + 1, :], 1.0)
+    return y
+
+
+@pl.jit
+def blocks_that_take_turns(x: pl.Tensor, n: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.spmd(pl.read(n, [0])):
+        y = every_third_row(x, y)
+    with pl.spmd(3):
+        for row in pl.range(pl.get_block_idx(), 8, pl.get_block_num()):
+            y[row : row + 1, :] = pl.mul(y[row : row + 1, :], 2.0)
+
+
+def test_a_block_knows_how_many_there_are():
+    x = torch.randn(8, 16)
+    n = torch.tensor([3], dtype=torch.int32)
+    *_, y = agree(blocks_that_take_turns, x, n, torch.zeros(8, 16), threads=(1, 2, 3))
+    assert torch.equal(y, 2 * (x + 1))
