@@ -124,7 +124,7 @@ def test_a_loop_carries_the_tensor_that_the_turn_before_made():
 @pl.jit
 def writes_what_it_carries(x: pl.Tensor, w: pl.Tensor, y: pl.Out[pl.Tensor]):
     h = x
-    for i in pl.range(3):
+    for i in pl.range(pl.tensor.dim(w, 0) + pl.cast(pl.read(x, [0, 0]), pl.INT32)):
         following = layer(h, w, i)
         with pl.at(level=CORE):
             x[:, :] = pl.add(x, 1.0)
@@ -225,14 +225,34 @@ def writes_what_it_picks(x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor]):
         target[:, :] = x
 
 
-@pytest.mark.parametrize(
-    ("kernel", "text"),
-    [
-        (picks_and_writes_behind, "picked at run time, and one was written since"),
-        (picks_and_writes_in_a_loop, "a write to one of several tensors, picked at run time"),
-        (writes_what_it_picks, "a write to one of several tensors, picked at run time"),
-    ],
-)
-def test_a_picked_tensor_is_read_only_and_void_once_one_of_them_changes(kernel, text: str):
-    with pytest.raises(KernelError, match=text):
-        kernel.specialize(*[torch.zeros(8, 16)] * 3)
+@pytest.mark.parametrize("positive", [False, True])
+def test_what_follows_a_branch_may_write_to_the_tensor_that_was_picked(positive: bool):
+    x, z = torch.randint(1, 9, (8, 16)).float(), torch.randint(-9, 9, (8, 16)).float()
+    x = x if positive else -x
+    start = torch.zeros(8, 16)
+    _, z_after, y = agree(picks_and_writes_behind, x, z, start)
+    assert torch.equal(z_after, x)
+    assert torch.equal(y, x)
+    _, z_after, y = agree(picks_and_writes_in_a_loop, x, z, start)
+    assert torch.equal(y, z + 1 if positive else x)
+    _, z_after, y = agree(writes_what_it_picks, x, z, start)
+    assert torch.equal(z_after, x if positive else z)
+    assert torch.equal(y, start if positive else x)
+
+
+@pl.jit
+def writes_what_the_next_turn_picks(
+    x: pl.Tensor, z: pl.Tensor, y: pl.Out[pl.Tensor], n: pl.Scalar[pl.INDEX]
+):
+    last = x
+    for i in pl.range(n):
+        with pl.at(level=CORE):
+            y[:, :] = pl.add(y, last)
+            z[:, :] = pl.add(z, 1.0)
+        if i == 1:
+            last = z
+
+
+def test_a_turn_may_not_pick_a_tensor_that_turns_write_to():
+    with pytest.raises(KernelError, match="names another tensor in every"):
+        writes_what_the_next_turn_picks.specialize(*[torch.zeros(8, 16)] * 3, 4)

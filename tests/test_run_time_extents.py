@@ -118,3 +118,93 @@ def test_a_block_that_only_a_run_shows_to_be_outside_is_told_then(monkeypatch, b
     assert not y.any()
     with pytest.raises(KernelError, match=r"test_run_time_extents\.py:\d+"):
         as_many_as_it_says(torch.tensor([1], dtype=torch.int32), x, y)
+
+
+# Tiles beyond the end, and what their valid part leaves
+
+
+@pl.jit
+def more_blocks_than_rows(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[T, D], pl.FP32]]):
+    t_dim = pl.tensor.dim(x, 0)
+    for b in pl.spmd(5):
+        t0 = b * TILE
+        exists = pl.max(0, pl.min(TILE, t_dim - t0))
+        part = pl.slice(x, [TILE, D], [t0, 0], valid_shape=[exists, D])
+        y = pl.assemble(y, pl.add(part, 1.0), [t0, 0])
+    for b in pl.unroll(5):
+        with pl.at(level=CORE):
+            exists = pl.max(0, pl.min(TILE, t_dim - b * TILE))
+            part = pl.load(y, [b * TILE, 0], [TILE, D], valid_shape=[exists, D])
+            pl.store(pl.mul(part, 2.0), [b * TILE, 0], y)
+
+
+@pytest.mark.parametrize("tokens", [3, 21])
+def test_a_window_of_nothing_may_lie_anywhere(tokens: int):
+    x = torch.randn(tokens, D)
+    _, y = agree(more_blocks_than_rows, x, torch.zeros(tokens, D), threads=(1, 2))
+    assert torch.equal(y, 2 * (x + 1))
+
+
+@pl.jit
+def one_row_beyond(x: pl.Tensor, n: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.at(level=CORE):
+        part = pl.slice(x, [TILE, D], [pl.read(n, [0]), 0], valid_shape=[pl.read(n, [1]), D])
+        y[0:TILE, :] = part
+
+
+@pytest.mark.parametrize("backend", ["native", "interpreter", "checked"])
+def test_a_window_of_something_may_not(monkeypatch, backend):
+    monkeypatch.setenv("TILEWRIGHT_BACKEND", backend)
+    x, y = torch.randn(TILE, D), torch.zeros(TILE, D)
+    for start in (TILE + 5, -5):
+        one_row_beyond(x, torch.tensor([start, 0], dtype=torch.int32), y)
+    for start, rows in ((TILE, 1), (-1, 1), (1, -1)):
+        with pytest.raises(KernelError, match=r"test_run_time_extents\.py:\d+"):
+            one_row_beyond(x, torch.tensor([start, rows], dtype=torch.int32), y)
+    if backend != "checked":  # which shows what is never written
+        assert not y.any()
+
+
+@pl.jit
+def narrow_window(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[T, 4], pl.FP32]]):
+    t_dim = pl.tensor.dim(x, 0)
+    for t0 in pl.parallel(0, t_dim, TILE):
+        with pl.at(level=CORE):
+            rows = pl.min(TILE, t_dim - t0)
+            wide = pl.add(pl.slice(x, [TILE, D], [t0, 0], valid_shape=[rows, D]), 1.0)
+            y[t0 : t0 + TILE, 0:4] = pl.slice(wide, [TILE, 8], [0, 0], valid_shape=[rows, 4])
+
+
+def test_a_larger_block_fills_a_window_that_holds_its_valid_part():
+    x = torch.randn(13, D)
+    _, y = agree(narrow_window, x, torch.zeros(13, 4))
+    assert torch.equal(y, x[:, :4] + 1)
+
+
+# Symbols in a body
+
+
+@pl.jit.inline
+def copy_rows(x: pl.Tensor[[T, D], pl.FP32], y: pl.Tensor):
+    N = pl.dynamic("N")
+    y.bind_dynamic(0, N)
+    for t0 in pl.parallel(0, T, TILE):
+        with pl.at(level=CORE):
+            part = pl.slice(x, [TILE, D], [t0, 0], valid_shape=[pl.min(TILE, N - t0), D])
+            y = pl.assemble(y, part, [t0, 0])
+    return y
+
+
+@pl.jit
+def symbols_in_the_body(x: pl.Tensor[[T, D], pl.FP32], y: pl.Out[pl.Tensor[[T, D], pl.FP32]]):
+    kept: pl.Tensor[[T, D], pl.FP32] = pl.create_tensor([T, D], dtype=pl.FP32)
+    for b in pl.spmd((T + TILE - 1) // TILE):
+        part = pl.slice(x, [TILE, D], [b * TILE, 0], valid_shape=[pl.min(TILE, T - b * TILE), D])
+        kept = pl.assemble(kept, pl.add(part, 1.0), [b * TILE, 0])
+    y = copy_rows(kept, y)
+
+
+@pytest.mark.parametrize("tokens", [5, 16])
+def test_a_symbol_is_the_extent_that_it_stands_for(tokens: int):
+    x = torch.randn(tokens, D)
+    assert torch.equal(agree(symbols_in_the_body, x, torch.zeros(tokens, D))[1], x + 1)

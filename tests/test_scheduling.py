@@ -71,6 +71,35 @@ def test_task_ids_order_nothing_that_program_order_does_not():
     assert torch.equal(z[:1], -(2 * x[:1] + 1))
 
 
+@pl.jit.inline
+def copy_four(x: pl.Tensor, y: pl.Tensor, row: pl.Scalar[pl.INDEX], after: pl.Scalar[pl.TASK_ID]):
+    with pl.at(level=CORE, deps=[after]) as tid:
+        y[row : row + 1, :] = x[row : row + 1, :]
+    return y, tid
+
+
+@pl.jit
+def a_chain_of_tasks(x: pl.Tensor, y: pl.Out[pl.Tensor]):
+    tids = pl.array.create(4, pl.TASK_ID)
+    tids[0] = None
+    before = None
+    late = None
+    with pl.manual_scope():
+        for row in pl.range(4):
+            y, before = copy_four(x, y, row, before)
+            tids[row] = before
+            if row > 1:
+                late = before
+        with pl.at(level=CORE, deps=[before, late, None, tids]):
+            y[0:1, :] = pl.neg(x[0:1, :])
+
+
+def test_none_is_the_task_before_the_first():
+    x = ramp(4, 16)
+    _, y = agree(a_chain_of_tasks, x, torch.zeros(4, 16))
+    assert torch.equal(y, torch.cat([-x[:1], x[1:]]))
+
+
 @pl.jit
 def on_condition(flags: pl.Tensor, x: pl.Tensor, y: pl.Out[pl.Tensor]):
     for i in pl.range(4):

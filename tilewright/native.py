@@ -158,7 +158,7 @@ class NativeProgram:
                 for axis, (extent, start, count) in enumerate(
                     zip(extents, seen[:rank], seen[rank : 2 * rank], strict=True)
                 ):
-                    if start < 0 or count < 0 or start + count > extent:
+                    if count and (start < 0 or count < 0 or start + count > extent):
                         return outside(
                             check.attr("subject"),
                             check.attr("access"),

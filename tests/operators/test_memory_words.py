@@ -306,6 +306,55 @@ def test_a_source_may_be_larger_than_its_window_and_of_higher_rank():
 
 
 @pl.jit
+def flattened_source(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor]):
+    for i in pl.range(2):
+        with pl.at(level=CORE):
+            part = pl.reshape(pl.load(x, [i, 0, 0], [1, 4, 8]), [4, 8])
+            y = pl.store(part, [i, 0, 0], y)
+            z = pl.assemble(z, pl.set_validshape(part, 3, 8), [i, 0, 0])
+
+
+def test_a_block_of_two_axes_goes_into_a_tensor_of_three():
+    x = torch.randn(2, 4, 8)
+    _, y, z = agree(flattened_source, x, torch.zeros(2, 4, 8), torch.zeros(2, 4, 8))
+    assert torch.equal(y, x)
+    assert torch.equal(z[:, :3], x[:, :3])
+    assert not z[:, 3].any()
+
+
+@pl.jit
+def counters(x: pl.Tensor[[4], pl.INT32], y: pl.Out[pl.Tensor[[4], pl.INT32]]):
+    with pl.at(level=CORE):
+        tile = pl.tile.create_tile([1, 4], dtype=pl.INT32)
+        for i in pl.range(4):
+            pl.write(y, [i], x[i] + i)
+            pl.write(tile, [0, i], i * 2)
+        pl.write(y, [3], pl.read(tile, [0, 3]) + 1)
+
+
+def test_integers_of_another_width_narrow_when_they_are_written():
+    x = torch.arange(4, dtype=torch.int32) * 10
+    _, y = agree(counters, x, torch.zeros(4, dtype=torch.int32))
+    assert y.tolist() == [0, 11, 22, 7]
+
+
+@pl.jit
+def laid_out(x: pl.Tensor[[4, 8], pl.FP32, pl.ND], y: pl.Out[pl.Tensor[[4, 4], pl.FP32]]):
+    kept = pl.tensor.create_tensor([4, 8], dtype=pl.FP32, layout=pl.NZ)
+    with pl.at(level=pl.Level.CHIP_DIE):
+        for _ in pl.range(1):
+            with pl.at(level=CORE):
+                kept[:, :] = x[:, :]
+    with pl.at(level=CORE):
+        y[:, :] = pl.gather(kept, mask_pattern=pl.MaskPattern.P1010)
+
+
+def test_layouts_and_patterns_stand_in_the_language_too():
+    x = torch.randn(4, 8)
+    assert torch.equal(agree(laid_out, x, torch.zeros(4, 4))[1], x[:, 1::2])
+
+
+@pl.jit
 def shapes(x: pl.Tensor, y: pl.Out[pl.Tensor], z: pl.Out[pl.Tensor], w: pl.Out[pl.Tensor]):
     rows, turned = pl.dim(x, 0), pl.transpose(x, 0, 1)
     with pl.at(level=CORE):
@@ -329,8 +378,8 @@ def test_shapes_turn_join_and_shrink():
 def prefetched(x: pl.Tensor, y: pl.Out[pl.Tensor]):
     ctx = pl.prefetch.make_context()
     group = pl.prefetch.session(ctx)
-    event = pl.prefetch.async_prefetch(x, ctx)
-    if pl.prefetch.wait(event, group):
+    event = pl.prefetch.async_prefetch(x, ctx=ctx, priority=1)
+    if pl.prefetch.wait(event, session=group):
         with pl.at(level=CORE):
             y[:, :] = pl.add(x, 1.0)
 
@@ -339,3 +388,26 @@ def test_prefetching_is_a_hint():
     x = torch.randn(4, 16)
     _, y = agree(prefetched, x, torch.zeros(4, 16))
     assert torch.equal(y, x + 1)
+
+
+@pl.jit.inline
+def every_third_row(x: pl.Tensor, y: pl.Tensor):
+    for row in pl.range(pl.tile.get_block_idx(), 8, pl.tile.get_block_num()):
+        y[row : row + 1, :] = pl.add(x[row : row + 1, :], 1.0)
+    return y
+
+
+@pl.jit
+def blocks_that_take_turns(x: pl.Tensor, n: pl.Tensor, y: pl.Out[pl.Tensor]):
+    with pl.spmd(pl.read(n, [0])):
+        y = every_third_row(x, y)
+    with pl.spmd(3):
+        for row in pl.range(pl.get_block_idx(), 8, pl.get_block_num()):
+            y[row : row + 1, :] = pl.mul(y[row : row + 1, :], 2.0)
+
+
+def test_a_block_knows_how_many_there_are():
+    x = torch.randn(8, 16)
+    n = torch.tensor([3], dtype=torch.int32)
+    *_, y = agree(blocks_that_take_turns, x, n, torch.zeros(8, 16), threads=(1, 2, 3))
+    assert torch.equal(y, 2 * (x + 1))

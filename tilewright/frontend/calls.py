@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -27,13 +28,14 @@ from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
 from tilewright.language.operator import Operator, operator_of, why_not_bound
-from tilewright.language.types import Dynamic
+from tilewright.language.types import Dynamic, dynamic
 
 Evaluate = Callable[[Tracer, ast.expr], Named]
 
 # Words that stand in one place of a sentence only.
 LOOP_WORDS = ("range", "parallel", "pipeline", "unroll", "spmd", "while_", "split_aiv")
 SCOPE_WORDS = ("at", "spmd", "incore", "auto_incore", "cluster", "manual_scope", "scope")
+SEVERAL = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 BUILTIN_HELP = {
     "range": "loop with pl.range, pl.parallel, pl.pipeline or pl.unroll",
     "min": "write pl.min(a, b) for scalars, pl.minimum for blocks",
@@ -85,7 +87,7 @@ def may_call(thing: Any) -> bool:
     return (
         isinstance(thing, (Kernel, Hint))
         or operator_of(thing) is not None
-        or thing in (split, cross_core_slot)
+        or thing in (split, cross_core_slot, dynamic)
     )
 
 
@@ -116,7 +118,10 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     """The value of a call inside an expression."""
     thing = callee(t, node, evaluate)
     if isinstance(thing, Method):
-        _bind_dynamic(t, node, thing, [evaluate(t, argument) for argument in node.args])
+        known, t.frame.extents = t.frame.extents, {}  # what is meant is a symbol, not its extent
+        given = [evaluate(t, argument) for argument in node.args]
+        t.frame.extents = known
+        _bind_dynamic(t, node, thing, given)
         return Nothing()
     if isinstance(thing, Kernel):
         t.fail(
@@ -174,7 +179,7 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
 
 
 def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named]) -> None:
-    """`x.bind_dynamic(axis, symbol)` only says what is so anyway: extents are the actual ones."""
+    """`x.bind_dynamic(axis, symbol)`: the symbol is the extent from here on."""
     rank = len(method.owner.shape)
     values = [x.value if isinstance(x, Constant) else None for x in given]
     if (
@@ -190,10 +195,11 @@ def _bind_dynamic(t: Tracer, node: ast.Call, method: Method, given: list[Named])
             node,
             help='write x.bind_dynamic(0, T) with T = pl.dynamic("T")',
         )
+    t.frame.extents[values[1].name] = method.owner.shape[values[0]]
 
 
 def _hint(t: Tracer, node: ast.Call, thing: Any, evaluate: Evaluate) -> Named:
-    """`pl.split(mode)` and its like: constants in, a hint out."""
+    """`pl.split(mode)`, `pl.dynamic(name)` and their like: constants in, a hint or a symbol out."""
     if isinstance(thing, Hint):
         return Constant(thing)
     args = [t.constant(evaluate(t, x), x, "a hint's argument") for x in node.args]
@@ -240,11 +246,10 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
         given: Any = bound.get(name)
         if name not in bound:
             default = parameter.default
-            values[name] = (
-                Items(()) if parameter.kind is parameter.VAR_POSITIONAL else from_python(default)
-            )
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            values[name] = Items(tuple(evaluate(t, item) for item in given))
+            values[name] = Items(()) if parameter.kind in SEVERAL else from_python(default)
+        elif parameter.kind in SEVERAL:
+            items = given.values() if isinstance(given, dict) else given
+            values[name] = Items(tuple(evaluate(t, item) for item in items))
             nodes[name] = node
         else:
             values[name] = evaluate(t, given)

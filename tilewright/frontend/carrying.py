@@ -78,6 +78,10 @@ class Plan:
     stand_for: dict[str, frozenset[str]]  # what such a copy may stand for after the loop
 
 
+class TensorsSwapped(UnsupportedFeatureError):
+    """A loop hands a tensor on under another name: possible only where every turn is written out."""
+
+
 class _Again(Exception):
     """The plan was wrong and has been corrected."""
 
@@ -149,7 +153,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
         t.frame.names[key] = Binding(kept, before[key].line)
     counter = t.builder.fresh(ScalarType(INDEX), loop.variable or "block")
     t.writes += 1  # what was read before the loop may have changed in a later iteration
-    yielded_before, index_before = (t.frame.yielded, t.frame.yielded_names), t.block_index
+    yielded_before, launch_before = (t.frame.yielded, t.frame.yielded_names), t.launch
     t.frame.yielded, t.frame.yielded_names = None, ()
     around = "lanes" if loop.lanes else loop.kind if turns is None else "while"
     with t.builder.block() as ops, t.within(around), t.runs(loop.runs):
@@ -159,7 +163,8 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
             t.frame.gone.pop(loop.variable, None)
         start = dict(t.frame.names)
         if loop.kind == "spmd":
-            t.block_index = counter
+            assert loop.bounds is not None
+            t.launch = (counter, loop.bounds[1])
             t.region(
                 loop.name or f"{t.frame.kernel.__name__}_{node.lineno}",
                 node,
@@ -167,7 +172,7 @@ def _read_loop(t: Tracer, loop: Loop, plan: Plan, run_body: RunBody) -> None:
             )
         else:
             run_body(t, loop.body)
-        t.block_index = index_before
+        t.launch = launch_before
         finals = _finals(t, loop, plan, start, before, ops)
         _carry_copies(t, loop, plan, start, before, ops)
         outgoing: list[Operand] = []
@@ -347,10 +352,10 @@ def _refuse_another_tensor(
     t: Tracer, node: ast.AST, key: str, binding: Binding, now: Binding
 ) -> NoReturn:
     t.fail(
-        UnsupportedFeatureError,
+        TensorsSwapped,
         f"{key!r} names another tensor in every iteration",
         node,
-        help="keep one tensor and take windows of it",
+        help="keep one tensor and take windows of it, or give the loop constant bounds",
         notes=[f"{key} was bound on line {binding.line}, rebound on line {now.line}"],
     )
 
@@ -383,14 +388,20 @@ def _after(
     results: Sequence[Value],
     after_names: Sequence[str],
 ) -> None:
-    """Names after the loop: carried ones have their last value, those of the body are gone."""
+    """Names after the loop: carried ones have their last value, those of the body are gone.
+
+    A `with` is no scope: a name that it gave to a tensor from before keeps it.
+    """
     line, variable = loop.node.lineno, loop.variable
     inside, gone = t.frame.names, t.frame.gone
     t.frame.names = dict(before)
     for key in before.keys() - inside.keys():
         t.drop(key, gone[key])
+    tensors = [b.value for b in before.values() if isinstance(b.value, Tensor)]
     for key, binding in inside.items():
-        if key not in before:
+        if isinstance(loop.node, ast.With) and binding.value in tensors:
+            t.frame.names[key] = binding
+        elif key not in before:
             t.drop(key, f"was bound inside the loop on line {line} and is not visible after it")
         elif isinstance(binding.value, Unknown):  # a mistake, which is on the list
             t.frame.names[key] = binding

@@ -37,6 +37,7 @@ from tilewright.frontend.values import (
 )
 from tilewright.ir.nodes import Const
 from tilewright.language.program import Program
+from tilewright.language.types import Dynamic
 
 # operator class -> (Python's meaning on constants, the scalar op at run time)
 BINARY: dict[type[ast.AST], tuple[Any, str | None, str]] = {
@@ -129,7 +130,7 @@ def _evaluate(t: Tracer, node: ast.expr) -> Named:
                     )
                 return Constant(v)
             case ast.Name():
-                return t.lookup(node)
+                return extent_of(t, t.lookup(node))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 return Items(tuple(evaluate(t, element) for element in elements))
             case ast.Attribute():
@@ -208,7 +209,16 @@ def attribute(t: Tracer, node: ast.Attribute) -> Named:
     if not hasattr(thing, node.attr):
         no_attribute(t, node, thing)
     name = ast.unparse(node)
-    return t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
+    found = t.consult(name, (id(thing), node.attr), lambda: getattr(thing, node.attr))
+    return extent_of(t, found)
+
+
+def extent_of(t: Tracer, value: Named) -> Named:
+    """A symbol of `pl.dynamic` that a parameter's shape binds is the extent; other values stay."""
+    if isinstance(value, Constant) and isinstance(value.value, Dynamic):
+        extent = t.frame.extents.get(value.value.name)
+        return value if extent is None else Constant(extent)
+    return value
 
 
 def unknown_word(t: Complains, node: ast.Attribute, thing: Any) -> NoReturn:

@@ -99,6 +99,11 @@ def _warn_of_out(t: Tracer, parameters: Sequence[Parameter]) -> None:
 def run_kernel(t: Tracer, frame: Frame, run_body: RunBody) -> Named:
     """Read a kernel's body as its kind wants it, and give what it returns."""
     kernel = frame.kernel
+    for parameter in signature_of(kernel):
+        value = frame.names[parameter.name].value
+        if isinstance(value, (Tensor, Block)):
+            symbols = zip(parameter.symbols, value.shape, strict=False)
+            frame.extents.update((name, extent) for name, extent in symbols if name is not None)
     receiver = receiver_of(kernel)
     if receiver is not None:
         frame.names[receiver] = Binding(Constant(kernel.program))

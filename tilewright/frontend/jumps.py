@@ -124,7 +124,7 @@ class _Straightener:
             if _ends([statement]) == "never":
                 out.append(statement)
                 continue
-            later = wanted | _looked_at(rest)
+            later = wanted | looked_at(rest)
             if isinstance(statement, ast.If):
                 jumps = _ends(statement.body) == "always", _ends(statement.orelse) == "always"
                 if any(jumps):  # the rest belongs to the arm that falls through
@@ -181,6 +181,7 @@ def _placed(made: ast.stmt, place: ast.AST) -> ast.stmt:
     return made
 
 
-def _looked_at(statements: Sequence[ast.stmt]) -> frozenset[str]:
+def looked_at(statements: Sequence[ast.stmt]) -> frozenset[str]:
+    """The names that these statements read."""
     nodes = (node for statement in statements for node in ast.walk(statement))
     return frozenset(n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))

@@ -15,7 +15,7 @@ from tilewright.errors import (
 )
 from tilewright.frontend.branches import when
 from tilewright.frontend.calls import LOOP_WORDS, bind, callee
-from tilewright.frontend.carrying import run_loop
+from tilewright.frontend.carrying import TensorsSwapped, run_loop
 from tilewright.frontend.complaints import Complains
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.jumps import refuse_jumps, without_jumps
@@ -42,6 +42,7 @@ from tilewright.language.operator import Operator, operator_of
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]
 MOST_COPIES = 4096  # of a body, by pl.unroll
 LANES = 2  # vector lanes of a core
+MOST_TURNS = 64  # of a loop that is written out because it swaps tensors
 INDEPENDENT = "its turns run in any order: put the rest of the body under an if"
 
 
@@ -153,7 +154,25 @@ def _counted(
     if broke is not None:
         kind = "range"
     loop = Loop(node, kind, body, bounds, variable, explicit=explicit, broke=broke)
-    run_loop(t, loop, run_body)
+    here = t.snapshot()
+    try:
+        with t.builder.block() as ops:
+            run_loop(t, loop, run_body)
+    except TensorsSwapped:
+        if broke is not None or explicit or not _is_short(bounds):
+            raise
+        t.restore(here)
+        _unroll(t, node, bounds, variable, run_body)
+    else:
+        t.flush(ops)
+
+
+def _is_short(bounds: Bounds) -> bool:
+    """Whether a loop has few enough turns, known by now, to be written out."""
+    if not all(isinstance(bound, Const) for bound in bounds):
+        return False
+    start, stop, step = (int(bound.value) for bound in bounds if isinstance(bound, Const))
+    return len(range(start, stop, step)) <= MOST_TURNS
 
 
 def launch(

@@ -158,10 +158,13 @@ def merge_arms(
             if old is not None and not _both_tensors(a.value, b.value):
                 changed = b if same(old.value, a.value) else a
                 raise reassigned(t, node, name, b if changed is a else a, changed)
-            if _picked(t, node, name, (then, other), (a.value, b.value)):
+            tensors = _both_tensors(a.value, b.value)
+            if t.picks and _picked(t, node, name, (then, other), (a.value, b.value)):
                 continue
-            what = "different tensors" if _both_tensors(a.value, b.value) else "different types"
+            what = "different tensors" if tensors else "different types"
             t.drop(name, f"has {what} in the two arms of the if on line {line}")
+            if tensors:
+                t.torn.add(name)
             continue
         extents = getattr(pair[0], "valid", None) != getattr(pair[1], "valid", None)
         plans.append((name, pair[0], len(yields[0]), extents))

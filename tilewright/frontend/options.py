@@ -68,7 +68,9 @@ def _constant(*kinds: type) -> Callable[[Named], bool]:
 
 
 def is_task(x: Named) -> bool:
-    """Whether a value can be waited for."""
+    """Whether a value can be waited for: None is the task before the first."""
+    if isinstance(x, Constant):
+        return x.value is None
     return isinstance(x, Token) or (isinstance(x, Array) and x.dtype == TASK_ID)
 
 

@@ -43,9 +43,12 @@ def _forget(t: Tracer, node: ast.stmt) -> None:
 
 
 def _read_body(t: Tracer, node: ast.stmt, read: Read) -> None:
-    outside, index = t.in_region, t.block_index
+    outside, launch = t.in_region, t.launch
     inside = outside or isinstance(node, ast.With)
-    t.block_index = index or Const(0, INDEX)  # what stands in a launch may ask for it
+    t.launch = launch or (
+        Const(0, INDEX),
+        Const(1, INDEX),
+    )  # what stands in a launch may ask for it
     with t.builder.block():
         for inner in [*getattr(node, "body", []), *getattr(node, "orelse", [])]:
             if isinstance(inner, (ast.Break, ast.Continue, ast.Return)) or _is_condition(inner):
@@ -58,7 +61,7 @@ def _read_body(t: Tracer, node: ast.stmt, read: Read) -> None:
                 t.restore(before)
                 t.in_region = True
                 forgiving(t, inner, read)
-    t.in_region, t.block_index = outside, index
+    t.in_region, t.launch = outside, launch
 
 
 def _is_condition(node: ast.stmt) -> bool:

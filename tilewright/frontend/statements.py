@@ -29,6 +29,7 @@ from tilewright.frontend.expressions import (
 )
 from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
+from tilewright.frontend.jumps import Branch, looked_at
 from tilewright.frontend.loops import for_statement, while_statement
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
@@ -55,6 +56,7 @@ from tilewright.language.operator import operator_of
 
 SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
+MOST_COPIES = 4  # branches within each other whose arms each have a copy of what follows
 NO_STATEMENT = {
     ast.AugAssign: ("augmented assignment", None),
     ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
@@ -83,6 +85,9 @@ def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
     i = 0
     while i < len(statements) and not t.frame.returned:
         node = statements[i]
+        if isinstance(node, ast.If):
+            i += 1 + _branch(t, node, statements[i + 1 :])
+            continue
         if t.in_region or not isinstance(node, SIMPLE):
             statement(t, node)
             i += 1
@@ -105,6 +110,43 @@ def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
 
         t.region(f"{t.frame.kernel.__name__}_{first.lineno}", first, body)
         i += count
+
+
+def _branch(t: Tracer, node: ast.If, rest: Sequence[ast.stmt]) -> int:
+    """Read an `if`. The rest goes into both arms where it looks at a name that is another tensor in each; where
+    that cannot be, such a name stands for a copy.
+
+    Gives how many statements of the rest were read with it.
+    """
+    here, outside = t.snapshot(), t.torn
+    t.torn = set()
+    with t.builder.block() as ops:
+        statement(t, node)
+    names, t.torn = t.torn, outside | t.torn
+    moved = list(rest[:-1] if rest and _stands_last(t, rest[-1]) else rest)
+    in_loop = any(around != "if" for around in t.inside)  # the next turn may look at it
+    if not (names if in_loop else names & looked_at(rest)):
+        t.flush(ops)
+        return 0
+    t.restore(here)
+    if (
+        not isinstance(node, Branch)
+        and t.inside.count("if") < MOST_COPIES
+        and names & looked_at(moved)
+    ):
+        both = ast.If(node.test, [*node.body, *moved], [*node.orelse, *moved])
+        statement(t, ast.copy_location(both, node))
+        return len(moved)
+    before, t.picks = t.picks, True
+    statement(t, node)
+    t.picks = before
+    return 0
+
+
+def _stands_last(t: Tracer, node: ast.stmt) -> bool:
+    """Whether a statement ends the body that it stands in, and cannot move into an arm."""
+    value = getattr(node, "value", None)
+    return isinstance(node, ast.Return) or (value is not None and _is_yield(t, value))
 
 
 def _run_of_block_work(t: Tracer, statements: Sequence[ast.stmt], start: int) -> int:
@@ -281,7 +323,8 @@ def assign(t: Tracer, target: ast.expr, source: ast.expr) -> None:
             help="call it as a statement; a kernel has a result where it ends with return",
         )
     if isinstance(target, ast.Name):
-        t.bind(target.id, value, target)
+        first = isinstance(value, Constant) and value.value is None  # the task before the first
+        t.bind(target.id, Token() if first else value, target)
         return
     if not isinstance(target, (ast.Tuple, ast.List)):
         t.fail(

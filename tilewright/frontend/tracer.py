@@ -103,6 +103,7 @@ class Frame:
     yielded_names: tuple[str, ...] = ()
     returned: bool = False  # "return.value" holds what; nothing after it is read
     depth: int = 0  # how many loops and branches are around the call
+    extents: dict[str, int] = field(default_factory=dict)  # of symbols in annotations
 
 
 class Tracer:
@@ -116,9 +117,13 @@ class Tracer:
         self.inside: list[str] = []  # loops (by kind) and branches around, outermost first
         self.dead = 0  # inside a body that never runs: its shapes are checked, its bounds are not
         self.doubts = 0  # inside bodies that may never run: their bounds are for run time to check
-        self.block_index: Operand | None = None  # of the spmd loop around
-        self.unrolled = 1  # times that what is read now is written out, by the pl.unroll loops around
-        self.block_looks = 0  # how often somebody asked for it
+        self.launch: tuple[Operand, Operand] | None = None  # this block of how many, in pl.spmd
+        self.block_looks = 0  # how often somebody asked which
+        self.unrolled = (
+            1  # times that what is read now is written out, by the pl.unroll loops around
+        )
+        self.torn: set[str] = set()  # names of another tensor in each arm of an if that was read
+        self.picks = False  # whether such a name stands for a copy behind the if
         self.calls = 0  # of other kernels
         self.lane: tuple[Operand, SplitMode] | None = None  # of the pl.split_aiv loop around
         self.consulted: dict[Any, Consulted] = {}
@@ -506,7 +511,7 @@ class Tracer:
             self.symbols.mark(),
             self.in_region,
             self.hint,
-            self.block_index,
+            self.launch,
             self.dead,
             self.doubts,
             self.inside,
@@ -516,7 +521,7 @@ class Tracer:
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         frames, mark, here, self.frames, self.node = snapshot
-        prints, symbols, self.in_region, self.hint, self.block_index = here[:5]
+        prints, symbols, self.in_region, self.hint, self.launch = here[:5]
         self.dead, self.doubts, self.inside = here[5:8]
         self.copies = here[8].snapshot()
         self.symbols.cut(symbols)

@@ -161,7 +161,7 @@ def check_bounds(
     node: ast.AST,
     instead: str = "",
 ) -> None:
-    """Refuse a window whose constant offset and extent lie outside the tensor.
+    """Refuse a window whose constant offset and extent lie outside the tensor. An empty one may lie anywhere.
 
     Others are run-time checks, and so are those of a body that may never run.
     """
@@ -170,6 +170,8 @@ def check_bounds(
     for axis, (o, w, n) in enumerate(zip(offsets, exists, base.shape, strict=True)):
         low = o.value if isinstance(o, Const) else None
         size = w.value if isinstance(w, Const) else None
+        if size == 0:
+            continue
         if low is not None and low < 0:
             t.fail(
                 InvalidOperationError,
@@ -280,8 +282,12 @@ def as_source(t: Tracer, value: Named, node: ast.AST, what: str) -> Block:
 
 
 def fit_rank(t: Tracer, source: Block, rank: int) -> Block:
-    """Leading unit axes of a source of higher rank are left out (language.md 5.15)."""
+    """A source of `rank` axes, where only leading axes of extent 1 are too many or missing."""
     extra = len(source.shape) - rank
+    if extra < 0:
+        ones = (1,) * -extra
+        tile = t.emit("reshape", [source.value], shape=(*ones, *source.shape))
+        return Block(tile, None if source.valid is None else full_extents(ones) + source.valid)
     if extra > 0 and all(n == 1 for n in source.shape[:extra]):
         tile = t.emit("reshape", [source.value], shape=source.shape[extra:])
         return Block(tile, None if source.valid is None else source.valid[extra:])
@@ -386,14 +392,18 @@ def write_window(
 
 
 def _cut_to_valid(t: Tracer, source: Block, wanted: Extents, node: ast.AST) -> Block:
-    """A larger source may fill a window that its valid part equals."""
+    """A larger source may fill a window that holds its valid part."""
     if (
         len(source.shape) == len(wanted)
-        and source.valid == full_extents(wanted)
+        and source.valid is not None
         and all(n >= w for n, w in zip(source.shape, wanted, strict=True))
+        and all(
+            v.value <= w if isinstance(v, Const) else True
+            for v, w in zip(source.valid, wanted, strict=True)
+        )
     ):
         zeros = [Const(0, INDEX)] * len(wanted)
-        return Block(t.emit("extract", [source.value, *zeros], shape=wanted))
+        return with_valid(t.emit("extract", [source.value, *zeros], shape=wanted), source.valid)
     what = "ranks differ" if len(wanted) != len(source.shape) else None
     if what is None:
         axis = next(a for a, (w, n) in enumerate(zip(wanted, source.shape, strict=True)) if w != n)

@@ -58,8 +58,14 @@ class Memory:
         """A Torch view of `counts` elements at `offsets`, already known to be inside."""
         if self.watch is not None:
             self.watch.touched(self, offsets, counts)
-        start = self.start + sum(o * s for o, s in zip(offsets, self.type.strides, strict=True))
+        start = self.place(offsets, counts)
         return torch.as_strided(self.array, tuple(counts), self.type.strides, start)
+
+    def place(self, offsets: Sequence[int], counts: Sequence[int]) -> int:
+        """Where in the storage a part begins; one of nothing, which may lie anywhere, where all begins."""
+        if not all(counts):
+            return self.start
+        return self.start + sum(o * s for o, s in zip(offsets, self.type.strides, strict=True))
 
     def whole(self) -> torch.Tensor:
         """A Torch view of everything; the array itself when that is the same."""
@@ -82,9 +88,9 @@ def require_inside(
     counts: Sequence[int],
     span: Span | None,
 ) -> None:
-    """Raise BoundsError unless 0 <= offset <= offset + count <= extent on every axis."""
+    """Raise BoundsError unless 0 <= offset < offset + count <= extent on every axis; nothing fits anywhere."""
     for axis, (extent, offset, count) in enumerate(zip(extents, offsets, counts, strict=True)):
-        if offset < 0 or count < 0 or offset + count > extent:
+        if count and (offset < 0 or count < 0 or offset + count > extent):
             raise outside(subject, access, axis, offset, count, extent, span)
 
 

@@ -44,10 +44,8 @@ class Access:
 
     def of(self, flat: Array) -> Array:
         """The same part of an array that has one element for each of the storage."""
-        strides = self.memory.type.strides
-        start = self.memory.start - self.storage.base
-        start += sum(o * s for o, s in zip(self.offsets, strides, strict=True))
-        return torch.as_strided(flat, self.counts, strides, start)
+        start = self.memory.place(self.offsets, self.counts) - self.storage.base
+        return torch.as_strided(flat, self.counts, self.memory.type.strides, start)
 
     @property
     def storage(self) -> Storage:

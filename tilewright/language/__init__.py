@@ -158,12 +158,20 @@ from tilewright.language.memory import (
 )
 from tilewright.language.program import FunctionType, Program, function, program
 from tilewright.language.reduce import col_max, col_min, col_sum, row_max, row_min, row_sum
-from tilewright.language.shape import concat, dim, reshape, transpose
+from tilewright.language.shape import (
+    concat,
+    dim,
+    get_block_idx,
+    get_block_num,
+    reshape,
+    transpose,
+)
 from tilewright.language.sort import mrgsort, sort32
 from tilewright.language.types import (
     Array,
     AtomicType,
     InOut,
+    MaskPattern,
     MemorySpace,
     MemRef,
     Out,
@@ -176,10 +184,12 @@ from tilewright.language.types import (
 )
 
 Mem = MemorySpace
+ND, DN, NZ = TensorLayout.ND, TensorLayout.DN, TensorLayout.NZ
 
 __all__ = [
     "BF16",
     "BOOL",
+    "DN",
     "FP4",
     "FP8E4M3FN",
     "FP8E5M2",
@@ -193,6 +203,8 @@ __all__ = [
     "INT16",
     "INT32",
     "INT64",
+    "ND",
+    "NZ",
     "TASK_ID",
     "UINT4",
     "UINT8",
@@ -205,6 +217,7 @@ __all__ = [
     "InOut",
     "Kernel",
     "Level",
+    "MaskPattern",
     "Mem",
     "MemRef",
     "MemorySpace",
@@ -270,6 +283,8 @@ __all__ = [
     "gemv",
     "gemv_acc",
     "gemv_bias",
+    "get_block_idx",
+    "get_block_num",
     "incore",
     "inline",
     "jit",

@@ -13,10 +13,16 @@ from tilewright.language.operator import operator
 class Level(Enum):
     """Levels of the machine; CORE_GROUP marks a compute region, the others only annotate."""
 
+    AIV = "AIV"
+    AIC = "AIC"
     CORE_GROUP = "CORE_GROUP"
+    CHIP_DIE = "CHIP_DIE"
+    CHIP = "CHIP"
     HOST = "HOST"
     CLUSTER = "CLUSTER"
-    CHIP = "CHIP"
+    CLUSTER_0 = "CLUSTER_0"
+    CLUSTER_1 = "CLUSTER_1"
+    CLUSTER_2 = "CLUSTER_2"
     GLOBAL = "GLOBAL"
 
 

@@ -28,3 +28,8 @@ def dim(t, axis):
 @operator("tile.get_block_idx")
 def get_block_idx():
     """The number of this block in a `pl.spmd`."""
+
+
+@operator("tile.get_block_num")
+def get_block_num():
+    """How many blocks the `pl.spmd` around has."""

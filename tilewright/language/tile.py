@@ -80,6 +80,7 @@ from tilewright.language.memory import (
     arange,
     assemble,
     create_l1,
+    create_tile,
     extract,
     fillpad,
     full,
@@ -105,7 +106,7 @@ from tilewright.language.reduce import (
     row_sum,
     sum,
 )
-from tilewright.language.shape import concat, get_block_idx, reshape, transpose
+from tilewright.language.shape import concat, dim, get_block_idx, get_block_num, reshape, transpose
 from tilewright.language.sort import mrgsort, sort32
 from tilewright.language.types import MaskPattern
 
@@ -113,14 +114,14 @@ __all__ = [
     "MaskPattern", "abs", "add", "addc", "adds", "and_", "ands", "arange", "assemble",
     "batch_matmul", "cast", "ci", "cmp", "cmps", "col_expand", "col_expand_add", "col_expand_div",
     "col_expand_expdif", "col_expand_mul", "col_expand_sub", "col_max", "col_min", "col_sum",
-    "concat", "cos", "create", "create_l1", "div", "divs", "exp", "expand_clone", "expands",
-    "extract", "fillpad", "full", "gather", "gather_mask", "gather_row", "gemv", "gemv_acc",
-    "gemv_bias", "get_block_idx", "load", "log", "lrelu", "matmul", "matmul_acc", "matmul_bias",
-    "max", "maximum", "maxs", "min", "minimum", "mins", "move", "mrgsort", "mscatter", "mul",
-    "muls", "neg", "not_", "or_", "ors", "part_add", "part_max", "part_min", "part_mul", "prelu",
-    "read", "recip", "relu", "rem", "rems", "reshape", "row_expand", "row_expand_add",
-    "row_expand_div", "row_expand_expdif", "row_expand_mul", "row_expand_sub", "row_max", "row_min",
-    "row_sum", "rsqrt", "scatter", "scatter_update", "sel", "set_validshape", "shl", "shls", "shr",
-    "shrs", "sin", "slice", "sort32", "sqrt", "store", "sub", "subc", "subs", "sum", "transpose",
-    "write", "xor", "xors",
+    "concat", "cos", "create", "create_l1", "create_tile", "dim", "div", "divs", "exp",
+    "expand_clone", "expands", "extract", "fillpad", "full", "gather", "gather_mask", "gather_row",
+    "gemv", "gemv_acc", "gemv_bias", "get_block_idx", "get_block_num", "load", "log", "lrelu",
+    "matmul", "matmul_acc", "matmul_bias", "max", "maximum", "maxs", "min", "minimum", "mins",
+    "move", "mrgsort", "mscatter", "mul", "muls", "neg", "not_", "or_", "ors", "part_add",
+    "part_max", "part_min", "part_mul", "prelu", "read", "recip", "relu", "rem", "rems", "reshape",
+    "row_expand", "row_expand_add", "row_expand_div", "row_expand_expdif", "row_expand_mul",
+    "row_expand_sub", "row_max", "row_min", "row_sum", "rsqrt", "scatter", "scatter_update", "sel",
+    "set_validshape", "shl", "shls", "shr", "shrs", "sin", "slice", "sort32", "sqrt", "store",
+    "sub", "subc", "subs", "sum", "transpose", "write", "xor", "xors",
 ]  # fmt: skip

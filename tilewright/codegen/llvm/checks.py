@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
@@ -37,7 +38,7 @@ def fail_unless(
 
 
 def emit_check_window(owner: FunctionEmitter, op: Op) -> None:
-    """0 <= start, 0 <= count and start + count <= extent, along every axis."""
+    """0 <= start, 0 <= count and start + count <= extent along every axis, where count is not 0."""
     b, rank = owner.b, len(op.attr("extents"))
     values = [owner.scalar(x) for x in op.operands]
     ok: ir.Value = const(I1, 1)
@@ -50,8 +51,8 @@ def emit_check_window(owner: FunctionEmitter, op: Op) -> None:
             b.icmp_signed(">=", count, zero),
             b.icmp_signed("<=", count, b.sub(end, start)),
         )
-        for bit in bits:
-            ok = b.and_(ok, bit)
+        inside = reduce(b.and_, bits)
+        ok = b.and_(ok, b.or_(inside, b.icmp_signed("==", count, zero)))
     fail_unless(owner, ok, op, values)
 
 

@@ -6,9 +6,9 @@ import ast
 
 from tilewright.dtypes import BOOL, TASK_ID, DType
 from tilewright.errors import InvalidOperationError, ParserTypeError
-from tilewright.frontend.families.memory import read_element
+from tilewright.frontend.families.memory import as_integer, read_element
 from tilewright.frontend.operands import Call, dtype_argument, handles, literal_as
-from tilewright.frontend.options import TASK_HELP
+from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.tracer import Tracer, to_number
 from tilewright.frontend.values import (
     Array,
@@ -62,7 +62,7 @@ def write_item(t: Tracer, array: Array, node: ast.Subscript, at: Named, value: N
     """`a[i] = v`. Integers of every width fit, as long as their value does."""
     index = _index(t, array, at, node)
     if array.memory is None:
-        if not isinstance(value, Token):
+        if not is_task(value):
             text = f"an element of {describe(array)} is a task id, got {describe(value)}"
             t.fail(ParserTypeError, text, node, TASK_HELP)
         return
@@ -85,11 +85,7 @@ def _element(t: Tracer, dtype: DType, value: Named, node: ast.AST) -> Operand:
     if isinstance(value, Constant) or isinstance(number.operand, Const):
         assert isinstance(number.operand, Const)
         return Const(literal_as(t, "array", number.operand.value, dtype, node), dtype)
-    return (
-        number.operand
-        if number.dtype == dtype
-        else t.emit("s.cast", [number.operand], "s", to=dtype)
-    )
+    return as_integer(t, number, dtype)
 
 
 def _index(t: Tracer, array: Array, at: Named, node: ast.Subscript) -> Operand:

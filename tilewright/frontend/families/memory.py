@@ -12,7 +12,6 @@ from tilewright.frontend.operands import (
     Call,
     block,
     constant,
-    convert_scalar,
     data,
     dtype_argument,
     handles,
@@ -365,9 +364,8 @@ def write(t: Tracer, call: Call) -> Named:
         operand = Const(
             literal_as(t, "write", value.value, target.dtype, call.at("value")), target.dtype
         )
-    elif number.dtype == INDEX and target.dtype.is_integer:
-        # integers that met a literal or a loop variable were computed in 64 bits; here they narrow
-        operand = convert_scalar(t, "write", number, target.dtype, call.at("value"))
+    else:
+        operand = as_integer(t, number, target.dtype)
     if isinstance(target, Tensor):
         memory, indices = element_place(t, target, indices, call.node)
         t.note_write(target)
@@ -385,6 +383,13 @@ def write(t: Tracer, call: Call) -> Named:
         )
     t.update(name.id, new)
     return Nothing()
+
+
+def as_integer(t: Tracer, number: Number, dtype: DType) -> Operand:
+    """An integer as one of another width, for a place in memory of that width; others as they are."""
+    if number.dtype == dtype or not (number.dtype.is_integer and dtype.is_integer):
+        return number.operand
+    return t.emit("s.cast", [number.operand], "s", to=dtype)
 
 
 @handles("set_validshape")

@@ -38,11 +38,11 @@ def session(t: Tracer, call: Call) -> Named:
 def prefetch(t: Tracer, call: Call) -> Named:
     """A hint about a tensor."""
     data(t, call, "t")
-    if not isinstance(call["context"], Token):
+    if not isinstance(call["ctx"], Token):
         t.fail(
             ParserTypeError,
             f"async_prefetch needs a context, got {describe(call['context'])}",
-            call.at("context"),
+            call.at("ctx"),
             help="context = pl.prefetch.make_context()",
         )
     return Token()

@@ -76,15 +76,19 @@ def dim(t: Tracer, call: Call) -> Named:
     return Constant(x.shape[axis_argument(t, call, "axis", len(x.shape))])
 
 
-@handles("tile.get_block_idx")
-def get_block_idx(t: Tracer, call: Call) -> Named:
-    """The number of the block in the spmd loop around."""
-    if t.block_index is None:
+@handles("tile.get_block_idx", "tile.get_block_num")
+def get_block(t: Tracer, call: Call) -> Named:
+    """The number of the block in the spmd loop around, or how many blocks there are."""
+    name = call.name.removeprefix("tile.")
+    if t.launch is None:
         t.fail(
             InvalidOperationError,
-            "get_block_idx outside a pl.spmd",
+            f"{name} outside a pl.spmd",
             call.node,
             help="call it in the body of `for i in pl.spmd(n)` or `with pl.spmd(n)`",
         )
+    index, count = t.launch
+    if name == "get_block_num":
+        return Number(count)
     t.block_looks += 1
-    return Number(t.block_index)
+    return Number(index)
