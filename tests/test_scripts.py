@@ -431,6 +431,29 @@ def test_a_checked_run_finds_what_a_right_result_hides(tmp_path):
     assert "iteration i = 1 writes 32 elements, first y[0, 0], which iteration i = 0" in done.stderr
 
 
+def test_a_script_that_overhangs_knowingly_runs_when_it_is_told_to(tmp_path):
+    script = """
+        import torch
+        import pypto.language as pl
+
+        @pl.jit
+        def kernel(x: pl.Tensor[[8, 16], pl.FP32], y: pl.Out[pl.Tensor[[8, 16], pl.FP32]]):
+            with pl.at(level=pl.Level.CORE_GROUP):
+                rows = pl.add(pl.slice(x, [16, 16], [0, 0]), 1.0)
+                y[:, :] = rows[0:8, :]
+
+        if __name__ == "__main__":
+            x, y = torch.rand(8, 16), torch.zeros(8, 16)
+            kernel(x, y)
+            assert torch.equal(x + 1, y)
+        """
+    overhanging = write(tmp_path, "overhanging.py", script)
+    refused_run = tilewright("run", overhanging)
+    assert refused_run.returncode == 1
+    assert "TILEWRIGHT_BOUNDS=zeros" in refused_run.stderr
+    assert tilewright("run", overhanging, "--bounds", "zeros").returncode == 0
+
+
 def test_an_option_of_the_script_before_the_dashes_is_pointed_out(capsys):
     assert refused("run", SCRIPTS / "hello_add.py", "-p", "a2a3") == 2
     assert "own options go after" in capsys.readouterr().err

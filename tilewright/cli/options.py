@@ -21,6 +21,11 @@ class Backend(str, enum.Enum):
     checked = "checked"
 
 
+class Bounds(str, enum.Enum):
+    error = "error"
+    zeros = "zeros"
+
+
 class Layout(str, enum.Enum):
     release = "release"
     hf = "hf"

@@ -87,6 +87,13 @@ def run(
         bool,
         typer.Option("--check", help="Look for races, bounds and undefined contents; slower."),
     ] = False,
+    bounds: Annotated[
+        options.Bounds | None,
+        typer.Option(
+            help="What reading past the end of a tensor does; by default an error. zeros is for scripts"
+            " that overhang knowingly and ignore what they read there."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the inputs; by default the script's own.")
     ] = None,
@@ -139,6 +146,7 @@ def run(
         arguments=tuple(context.meta.get(ARGUMENTS, ())),
         backend=None if backend is None else backend.value,
         check=check,
+        bounds=None if bounds is None else bounds.value,
         seed=seed,
         timeout=PATIENCE if several and timeout is None else timeout,
         jobs=jobs,

@@ -35,6 +35,7 @@ class Settings:
     arguments: tuple[str, ...] = ()
     backend: str | None = None
     check: bool = False  # every kernel call runs checked, whatever back end it asks for
+    bounds: str | None = None  # what reading past the end of a tensor does
     seed: int | None = None
     timeout: float | None = None
     jobs: int = 1
@@ -45,7 +46,11 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """The variables of a script's process."""
-        asked = {knobs.BACKEND.name: self.backend, knobs.SEED.name: self.seed}
+        asked = {
+            knobs.BACKEND.name: self.backend,
+            knobs.BOUNDS.name: self.bounds,
+            knobs.SEED.name: self.seed,
+        }
         told = {name: str(value) for name, value in asked.items() if value is not None}
         if self.check:
             told[knobs.CHECK.name] = "1"
