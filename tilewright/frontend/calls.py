@@ -22,8 +22,16 @@ from tilewright.frontend.complaints import INSTEAD, Complains
 from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.keywords import in_our_names
 from tilewright.frontend.operands import Call
-from tilewright.frontend.tracer import Tracer, from_python
-from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, describe
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import (
+    Constant,
+    Items,
+    Method,
+    Named,
+    Nothing,
+    describe,
+    from_python,
+)
 from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split

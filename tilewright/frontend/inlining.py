@@ -11,10 +11,11 @@ from tilewright.errors import InvalidOperationError, ParserTypeError, Unsupporte
 from tilewright.frontend.annotations import check_result
 from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.frame import Frame
 from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.signature import Parameter, receiver_of, signature_of
 from tilewright.frontend.source import source_of
-from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.turns import Loop
 from tilewright.frontend.values import (
     Array,
@@ -25,6 +26,8 @@ from tilewright.frontend.values import (
     Nothing,
     Tensor,
     describe,
+    from_python,
+    to_number,
 )
 from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims

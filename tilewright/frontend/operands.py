@@ -10,7 +10,7 @@ from typing import Any
 from tilewright.dtypes import ALL, BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.complaints import FROM_PYTHON
-from tilewright.frontend.tracer import Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -20,6 +20,7 @@ from tilewright.frontend.values import (
     Tensor,
     describe,
     full_extents,
+    to_number,
     with_valid,
 )
 from tilewright.ir.nodes import Const, Operand, Value

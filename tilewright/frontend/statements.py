@@ -31,12 +31,13 @@ from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
 from tilewright.frontend.jumps import Branch, looked_at
 from tilewright.frontend.loops import for_statement, while_statement
+from tilewright.frontend.mistakes import NeedsRegion
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
 from tilewright.frontend.recovery import forgiving
 from tilewright.frontend.scopes import with_statement
 from tilewright.frontend.subscripts import resolve
-from tilewright.frontend.tracer import NeedsRegion, Tracer
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Array,
     Block,

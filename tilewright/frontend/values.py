@@ -236,6 +236,22 @@ def _shown(thing: Any) -> str:
     return f" {text}" if len(text) <= LONGEST and " at 0x" not in text and "\n" not in text else ""
 
 
+def from_python(value: Any) -> Named:
+    """A Python value as a kernel sees it."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return Items(tuple(from_python(item) for item in value))
+    return Constant(value)
+
+
+def to_number(value: Named) -> Number | None:
+    """A scalar, if the value is one."""
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Constant) and is_number(value.value):
+        return Number(literal(value.value))
+    return None
+
+
 def same(a: Named, b: Named) -> bool:
     """Whether two names stand for one thing. Constants compare with their type: 1 is not True."""
     if isinstance(a, Constant) and isinstance(b, Constant):
