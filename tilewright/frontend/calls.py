@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import Parameter
 from types import FunctionType
 from typing import Any, NoReturn
@@ -54,14 +53,6 @@ BUILTIN_HELP = {
     "float": "write pl.cast(x, pl.FP32)",
     "int": "write pl.cast(x, pl.INT32)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Callee:
-    """What a call names: a word, another kernel, or a hint maker."""
-
-    thing: Any
-    text: str
 
 
 def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
@@ -267,6 +258,22 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
 
 def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, Any]:
     """The written arguments by parameter. InvalidOperationError when the signature has others."""
+    positional, named = written_arguments(t, node)
+    ours = in_our_names(word.signature, len(positional), named)
+    try:
+        return word.signature.bind(*positional, **ours).arguments
+    except TypeError as reason:
+        text, near = why_not_bound(word.signature, len(positional), ours, reason)
+        t.fail(
+            InvalidOperationError,
+            f"pl.{word.name}: {text}",
+            node,
+            help=near or f"its parameters are {word.signature}",
+        )
+
+
+def written_arguments(t: Complains, node: ast.Call) -> tuple[list[ast.expr], dict[str, ast.expr]]:
+    """The arguments without and with a name; kernels have no other kind."""
     positional: list[ast.expr] = []
     named: dict[str, ast.expr] = {}
     for argument in node.args:
@@ -287,14 +294,4 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
                 help="write the arguments out: name=value",
             )
         named[keyword.arg] = keyword.value
-    ours = in_our_names(word.signature, len(positional), named)
-    try:
-        return word.signature.bind(*positional, **ours).arguments
-    except TypeError as reason:
-        text, near = why_not_bound(word.signature, len(positional), ours, reason)
-        t.fail(
-            InvalidOperationError,
-            f"pl.{word.name}: {text}",
-            node,
-            help=near or f"its parameters are {word.signature}",
-        )
+    return positional, named

@@ -6,7 +6,7 @@ The golden is computed before the kernel runs and from copies, so that a kernel 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,6 @@ from tilewright.golden.result import RunResult
 from tilewright.golden.spec import ScalarSpec, Spec, check_names
 from tilewright.golden.validate import Judge, error_of, judge_outputs
 from tilewright.listeners import announce
-
-Echo = Callable[[str], None]
 
 # Settings of the original system: accepted as labels, without effect on a CPU. `backend` and
 # `threads` are ours; `log_level` "quiet" prints nothing.

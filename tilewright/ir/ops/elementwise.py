@@ -26,7 +26,6 @@ BINARY = (*ARITHMETIC, *BITWISE)
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos", "relu", "not_")
 FLOAT_ONLY = ("exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos")
 INTEGER_ONLY = (*BITWISE, "not_")
-SHIFTS = ("shl", "shr")
 ROUNDING_MODES = ("none", "rint", "round", "floor", "ceil", "trunc", "odd")
 
 
