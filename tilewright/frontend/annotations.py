@@ -182,7 +182,7 @@ def mismatch(annotation: Any, value: Named) -> str | None:
     return None
 
 
-PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes (language.md 5.13)
+PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes
 
 
 def _tensor_mismatch(annotation: TensorAnnotation, value: Named) -> str | None:

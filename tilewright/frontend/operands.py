@@ -180,7 +180,7 @@ def cast_block(t: Tracer, x: Block, to: DType, mode: str = "rint") -> Block:
 
 
 def promoted(t: Tracer, call: Call, a: Block, b: Block) -> tuple[Block, Block]:
-    """Two operands in their common dtype (language.md 2.5)."""
+    """Two operands in their common dtype."""
     to = promote(a.dtype, b.dtype)
     if to is None:
         t.fail(

@@ -184,7 +184,7 @@ def is_number(value: object) -> bool:
 
 
 def literal(value: int | float | bool) -> Const:
-    """The scalar that a Python number is (language.md 2.3)."""
+    """The scalar that a Python number is."""
     if isinstance(value, bool):
         return Const(value, BOOL)
     if isinstance(value, int):

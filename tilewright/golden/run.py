@@ -1,4 +1,4 @@
-"""`run_jit` and `run`: compile, generate inputs, compute golden, run, validate (language.md 6.2).
+"""`run_jit` and `run`: compile, generate inputs, compute golden, run, validate.
 
 The golden is computed before the kernel runs and from copies, so that a kernel cannot corrupt it.
 """
@@ -197,7 +197,7 @@ def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunRe
 
 
 class _Stages:
-    """The printed lines of a run, with the seconds of each stage (language.md 6.5)."""
+    """The printed lines of a run, with the seconds of each stage."""
 
     def __init__(self, kernel: str, quiet: bool) -> None:
         self.started = time.perf_counter()
