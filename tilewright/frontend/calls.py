@@ -164,12 +164,12 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     with t.naming("v"):
         bound = bind(t, node, word, evaluate)
     handler = HANDLERS.get(word.name)
-    if handler is None:
+    if handler is None:  # static_assert, static_print
         t.fail(
             UnsupportedFeatureError,
-            f"pl.{word.name} is not supported yet",
+            f"pl.{word.name} has no value",
             node,
-            help="docs/operators.md lists what there is",
+            help="write it on a line of its own",
         )
     try:
         return handler(t, bound)
