@@ -34,7 +34,7 @@ DIFFERENTIAL = (
     "operators/",
     "test_scheduling",
     "test_while",
-    "test_jumps",
+    "test_break_and_return",
 )  # tests of both back ends
 GENERATED = "<!-- written by docs/generate.py; change the docstrings, then run it again -->\n"
 MACHINE = avx512("avx512vnni", "avx512bf16")  # the page is the same wherever it is made
