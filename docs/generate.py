@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: passes.md, operators.md, api.md. `python docs/generate.py`."""
+"""Writes the pages that follow from the code: passes.md, operators.md, api.md, files.md. `python docs/generate.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from tilewright.passes import pipeline, prepare
 
 DOCS = Path(__file__).parent
 TESTS = DOCS.parent / "tests"
-DIFFERENTIAL = ("operators/", "test_scheduling", "test_control_flow")  # tests of both back ends
+PACKAGE = DOCS.parent / "tilewright"
+DIFFERENTIAL = (
+    "operators/",
+    "test_scheduling",
+    "test_while",
+    "test_break_and_return",
+)  # tests of both back ends
 GENERATED = "<!-- written by docs/generate.py; change the docstrings, then run it again -->\n"
 MACHINE = avx512("avx512vnni", "avx512bf16")  # the page is the same wherever it is made
 
@@ -72,6 +78,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "passes.md", passes_page()
     yield "operators.md", operators_page()
     yield "api.md", api_page()
+    yield "files.md", files_page()
 
 
 # Passes
@@ -453,6 +460,28 @@ def undocumented() -> list[str]:
         for thing in things
         for name in empty(thing)
     ]
+
+
+# Files
+
+
+def files_page() -> str:
+    """The page on files: what each says of itself in its first paragraph."""
+    parts = [
+        "# Every file of the package\n\n" + GENERATED,
+        "What each file says it is for. [where.md](where.md) goes the other way: from a task to files.",
+    ]
+    for folder in sorted({path.parent for path in PACKAGE.rglob("*.py")}):
+        about = {path.name: first_paragraph(path) for path in sorted(folder.glob("*.py"))}
+        parts.append(f"## `{folder.relative_to(PACKAGE.parent)}/`")
+        parts.append(about.pop("__init__.py", ""))
+        parts.append("\n".join(f"- `{name}`: {doc}" for name, doc in about.items()))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def first_paragraph(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return one_line(doc.partition("\n\n")[0])
 
 
 def by_module(entries: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -302,3 +302,8 @@ def literal(value: float, like: torch.Tensor) -> Const:
 def ramp(*shape: int) -> torch.Tensor:
     """1, 2, 3, … in FP32."""
     return torch.arange(float(torch.Size(shape).numel())).reshape(shape) + 1
+
+
+def counts(n: int = 4) -> torch.Tensor:
+    """Room for integers that a kernel finds out."""
+    return torch.zeros(n, dtype=torch.int64)

@@ -158,7 +158,7 @@ def clears_by_a_product(x: pl.Tensor[[4, 8], pl.FP32], y: pl.Out[pl.Tensor[[4, 8
 
 @pl.jit
 def counts_in_an_array(ids: pl.Tensor[[6], pl.INT32], y: pl.Out[pl.Tensor[[2], pl.INT32]]):
-    """An array of scalars holds zeros at first (language.md 5.15), unlike a tensor."""
+    """An array of scalars holds zeros at first, unlike a tensor."""
     fill = pl.array.create(2, pl.INT32)
     seen = pl.array.create(2, pl.BOOL)
     with pl.at(level=pl.Level.CORE_GROUP):

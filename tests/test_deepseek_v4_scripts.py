@@ -10,10 +10,10 @@ from test_scripts import tilewright
 
 SCRIPTS = Path(__file__).parent / "scripts" / "deepseek_v4"
 CHEAP = ("compressor_ratio128", "experts_atomic", "hc_pre_syncall", "lm_head_lanes")
-# What `decode_layer` imports from (hc_pre, hc_post, moe, o_proj) runs there.
+# What `decode_layer` imports from (csa_attention, hc_pre, hc_post, moe, o_proj) runs there.
 NATIVE = (
     "compressor_ratio128",  # state and paged cache carried in InOut tensors, positions per sequence
-    "decode_layer",  # five files spliced into one entry of 41 parameters
+    "decode_layer",  # six files spliced into one entry of 41 parameters
     "experts_atomic",  # tokens added up atomically in the order of experts
     "gate",  # a branch on the layer's number: hash table or top-k
     "hc_pre_syncall",  # a barrier among the blocks of a launch

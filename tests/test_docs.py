@@ -39,7 +39,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["passes.md", "operators.md", "api.md"])
+@pytest.mark.parametrize("name", ["passes.md", "operators.md", "api.md", "files.md"])
 def test_a_generated_page_is_up_to_date(name: str):
     page = dict(generator().pages())[name]
     assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
@@ -47,6 +47,13 @@ def test_a_generated_page_is_up_to_date(name: str):
 
 def test_everything_that_programs_may_use_is_explained():
     assert not generator().undocumented(), "write a docstring for each of them"
+
+
+def test_every_file_says_what_it_is_for():
+    made = generator()
+    files = (ROOT / "tilewright").rglob("*.py")
+    silent = [str(f.relative_to(ROOT)) for f in files if not made.first_paragraph(f)]
+    assert not silent, "begin each of them with a docstring: docs/files.md lists them"
 
 
 def test_the_python_interface_names_what_the_packages_export():

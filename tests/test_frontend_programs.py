@@ -1,4 +1,4 @@
-"""Programs of language.md, read by the front end and run by the interpreter: the answer is in
+"""Whole programs, read by the front end and run by the interpreter: the answer is in
 view.
 """
 

@@ -1,4 +1,4 @@
-"""`cast` bit for bit: the tables of language.md section 8, and an oracle in exact fractions."""
+"""`cast` bit for bit: the tables of the conformance vectors, and an oracle in exact fractions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conformance vectors of language.md section 8, from the author's text to numbers."""
+"""The conformance vectors of the language, from the author's text to numbers."""
 
 from __future__ import annotations
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Const, Op, Value, index
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import to_text
 from tilewright.ir.verify import verify
 from tilewright.ir.walk import (
     Replace,
-    blocks_in,
-    copy_ops,
     definitions,
     free_values,
     map_ops,
-    names_in_use,
     ops_in,
     root_tensor,
     substitute,
@@ -55,7 +51,6 @@ def test_walk_gives_every_op_with_the_ops_around_it():
     assert paths["create"] == []
     first = [o.name for o in ops_in(PROGRAM)][:6]
     assert first == ["create", "reshape_view", "window", "for", "at", "load"]
-    assert len(list(blocks_in(PROGRAM))) == 3
 
 
 def test_definitions_tell_results_block_arguments_and_parameters_apart():
@@ -137,14 +132,3 @@ def test_map_ops_see_inner_ops_first_and_operands_already_rewritten():
 
     assert map_ops(program, rewrite).body.ops == ()
     assert seen == [program.params[0].value] * 2
-
-
-def test_copies_get_fresh_names_throughout():
-    builder = Builder(names_in_use(PROGRAM))
-    loop = op("for")
-    copies, known = copy_ops([loop], {value("n"): index(2)}, builder)
-    ops = PROGRAM.body.ops
-    both = type(PROGRAM)("f", PROGRAM.params, type(PROGRAM.body)((), (*ops[:-1], *copies, ops[-1])))
-    verify(both)
-    assert copies[0].operands[1] == index(2)
-    assert known[value("last")].name != "last"

@@ -14,7 +14,7 @@ WIDTHS = (1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 100, 257)
 def sum_bound(array: torch.Tensor, axis: int) -> torch.Tensor:
     """How far a sum of FP32 partial sums may be from the exact one, with one rounding to the dtype.
 
-    n additions of at most half a unit each: n * 2^-24 * sum |x| (language.md 5.7).
+    n additions of at most half a unit each: n * 2^-24 * sum |x|.
     """
     size = array.double().abs().sum(axis, keepdim=True)
     bits = {torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}[array.dtype]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from both_ways import agree
+from both_ways import agree, ramp
 
 import tilewright.language as pl
 from tilewright.errors import BoundsError, KernelError
 
 CORE = pl.Level.CORE_GROUP
 THREADS = (1, 2, 3)
-
-
-def ramp(*shape: int) -> torch.Tensor:
-    return torch.arange(float(torch.Size(shape).numel())).reshape(shape) + 1
 
 
 # Task ids, options

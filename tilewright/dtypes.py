@@ -1,4 +1,4 @@
-"""The element types of the language (language.md 2.2), with their range and their names elsewhere."""
+"""The element types of the language, with their range and their names elsewhere."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ NAMED_ONLY = (HF8, FP4, HF4, INT4, UINT4)
 FP8 = (FP8E4M3FN, FP8E5M2)
 BY_NAME = {dtype.name: dtype for dtype in ALL}
 
-# What a Torch argument may be made of (language.md 1.5); the wider unsigned types live inside kernels only.
+# What a Torch argument may be made of; the wider unsigned types live inside kernels only.
 ARGUMENT_DTYPES = (FP32, FP16, BF16, INT8, INT16, INT32, INT64, UINT8, BOOL, FP8E4M3FN, FP8E5M2)
 
 
 def promote(a: DType, b: DType) -> DType | None:
-    """Result type of two block operands (language.md 2.5); None when there is no sensible answer.
+    """Result type of two block operands; None when there is no sensible answer.
 
     Float beats integer; otherwise more bits win; at equal width signed beats unsigned.
     FP16 with BF16 is refused.

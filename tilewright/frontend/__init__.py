@@ -5,10 +5,10 @@ its line.
 from __future__ import annotations
 
 from tilewright.frontend.checking import check_syntax
+from tilewright.frontend.mistakes import NeedsConstant
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted
 from tilewright.frontend.trace import FreshResult, ScalarArgument, TensorArgument, Traced, trace
-from tilewright.frontend.tracer import NeedsConstant
 
 __all__ = [
     "Consulted",

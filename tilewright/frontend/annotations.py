@@ -10,8 +10,9 @@ from typing import Any
 
 from tilewright.dtypes import INDEX, INT64, UINT8, DType
 from tilewright.errors import KernelError, ParserTypeError
+from tilewright.frontend.frame import Frame
 from tilewright.frontend.source import Source, enclosing_reader
-from tilewright.frontend.tracer import Frame, Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -21,6 +22,7 @@ from tilewright.frontend.values import (
     Number,
     Tensor,
     describe,
+    to_number,
 )
 from tilewright.ir.nodes import Const
 from tilewright.language.kernel import Kernel
@@ -180,7 +182,7 @@ def mismatch(annotation: Any, value: Named) -> str | None:
     return None
 
 
-PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes (language.md 5.13)
+PREDICATE_BYTES = 32  # what a row of up to 256 packed bits takes
 
 
 def _tensor_mismatch(annotation: TensorAnnotation, value: Named) -> str | None:

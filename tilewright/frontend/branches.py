@@ -10,9 +10,10 @@ from tilewright.errors import ParserTypeError
 from tilewright.frontend.expressions import evaluate
 from tilewright.frontend.jumps import Branch
 from tilewright.frontend.merging import Arm, merge_arms, require_same_type
+from tilewright.frontend.mistakes import NeedsRegion
 from tilewright.frontend.operands import Call
-from tilewright.frontend.tracer import NeedsRegion, Tracer, to_number
-from tilewright.frontend.values import Binding, Constant, Named, describe, same
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import Binding, Constant, Named, describe, same, to_number
 from tilewright.ir.nodes import Operand
 
 RunBody = Callable[[Tracer, Sequence[ast.stmt]], None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import Parameter
 from types import FunctionType
 from typing import Any, NoReturn
@@ -22,8 +21,16 @@ from tilewright.frontend.complaints import INSTEAD, Complains
 from tilewright.frontend.families import HANDLERS
 from tilewright.frontend.keywords import in_our_names
 from tilewright.frontend.operands import Call
-from tilewright.frontend.tracer import Tracer, from_python
-from tilewright.frontend.values import Constant, Items, Method, Named, Nothing, describe
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import (
+    Constant,
+    Items,
+    Method,
+    Named,
+    Nothing,
+    describe,
+    from_python,
+)
 from tilewright.ir.ops.table import RuleBroken
 from tilewright.language.kernel import Kernel
 from tilewright.language.loops import Hint, cross_core_slot, split
@@ -46,14 +53,6 @@ BUILTIN_HELP = {
     "float": "write pl.cast(x, pl.FP32)",
     "int": "write pl.cast(x, pl.INT32)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Callee:
-    """What a call names: a word, another kernel, or a hint maker."""
-
-    thing: Any
-    text: str
 
 
 def callee(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Any:
@@ -165,12 +164,12 @@ def call(t: Tracer, node: ast.Call, evaluate: Evaluate) -> Named:
     with t.naming("v"):
         bound = bind(t, node, word, evaluate)
     handler = HANDLERS.get(word.name)
-    if handler is None:
+    if handler is None:  # static_assert, static_print
         t.fail(
             UnsupportedFeatureError,
-            f"pl.{word.name} is not supported yet",
+            f"pl.{word.name} has no value",
             node,
-            help="docs/operators.md lists what there is",
+            help="write it on a line of its own",
         )
     try:
         return handler(t, bound)
@@ -259,6 +258,22 @@ def bind(t: Tracer, node: ast.Call, word: Operator, evaluate: Evaluate) -> Call:
 
 def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, Any]:
     """The written arguments by parameter. InvalidOperationError when the signature has others."""
+    positional, named = written_arguments(t, node)
+    ours = in_our_names(word.signature, len(positional), named)
+    try:
+        return word.signature.bind(*positional, **ours).arguments
+    except TypeError as reason:
+        text, near = why_not_bound(word.signature, len(positional), ours, reason)
+        t.fail(
+            InvalidOperationError,
+            f"pl.{word.name}: {text}",
+            node,
+            help=near or f"its parameters are {word.signature}",
+        )
+
+
+def written_arguments(t: Complains, node: ast.Call) -> tuple[list[ast.expr], dict[str, ast.expr]]:
+    """The arguments without and with a name; kernels have no other kind."""
     positional: list[ast.expr] = []
     named: dict[str, ast.expr] = {}
     for argument in node.args:
@@ -279,14 +294,4 @@ def named_arguments(t: Complains, node: ast.Call, word: Operator) -> dict[str, A
                 help="write the arguments out: name=value",
             )
         named[keyword.arg] = keyword.value
-    ours = in_our_names(word.signature, len(positional), named)
-    try:
-        return word.signature.bind(*positional, **ours).arguments
-    except TypeError as reason:
-        text, near = why_not_bound(word.signature, len(positional), ours, reason)
-        t.fail(
-            InvalidOperationError,
-            f"pl.{word.name}: {text}",
-            node,
-            help=near or f"its parameters are {word.signature}",
-        )
+    return positional, named

@@ -22,8 +22,9 @@ from tilewright.errors import (
 )
 from tilewright.frontend.calls import call
 from tilewright.frontend.complaints import Complains, instead
+from tilewright.frontend.source import is_language
 from tilewright.frontend.subscripts import subscript
-from tilewright.frontend.tracer import Tracer, from_python, is_language, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -33,7 +34,9 @@ from tilewright.frontend.values import (
     Number,
     Tensor,
     describe,
+    from_python,
     is_number,
+    to_number,
 )
 from tilewright.ir.nodes import Const
 from tilewright.language.program import Program

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from tilewright.dtypes import INDEX, TASK_ID
 from tilewright.errors import InvalidOperationError, ParserTypeError, UnsupportedFeatureError
 from tilewright.frontend.annotations import check_result
+from tilewright.frontend.calls import written_arguments
 from tilewright.frontend.carrying import run_loop
 from tilewright.frontend.expressions import evaluate
+from tilewright.frontend.frame import Frame
 from tilewright.frontend.options import TASK_HELP, is_task
 from tilewright.frontend.signature import Parameter, receiver_of, signature_of
 from tilewright.frontend.source import source_of
-from tilewright.frontend.tracer import Frame, Tracer, from_python, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.turns import Loop
 from tilewright.frontend.values import (
     Array,
@@ -25,6 +27,8 @@ from tilewright.frontend.values import (
     Nothing,
     Tensor,
     describe,
+    from_python,
+    to_number,
 )
 from tilewright.ir.nodes import Const
 from tilewright.ir.ops.table import dims
@@ -159,26 +163,7 @@ def return_statement(t: Tracer, node: ast.Return, run_body: RunBody) -> None:
 def _bind(
     t: Tracer, kernel: Kernel, node: ast.Call, parameters: Sequence[Parameter]
 ) -> dict[str, ast.expr]:
-    positional = []
-    for argument in node.args:
-        if isinstance(argument, ast.Starred):
-            t.fail(
-                UnsupportedFeatureError,
-                "a starred argument has no place in a kernel",
-                argument,
-                help="write the arguments out, one by one",
-            )
-        positional.append(argument)
-    named = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            t.fail(
-                UnsupportedFeatureError,
-                "** arguments have no place in a kernel",
-                node,
-                help="write the arguments out: name=value",
-            )
-        named[keyword.arg] = keyword.value
+    positional, named = written_arguments(t, node)
     try:
         return dict(kernel.signature.bind(*positional, **named).arguments)
     except TypeError as reason:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from tilewright.errors import KernelError
 from tilewright.frontend.expressions import no_attribute, unknown_word
 from tilewright.frontend.script import LANGUAGE, MISSING, Script, word_at
-from tilewright.frontend.tracer import is_language
+from tilewright.frontend.source import is_language
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tilewright.frontend.calls import may_call, named_arguments, refuse_callee
+from tilewright.frontend.checking import NO_STATEMENT, check_assignment, refuse_statement
 from tilewright.frontend.complaints import undefined
 from tilewright.frontend.expressions import NO_EXPRESSION, check_comparison, refuse_expression
 from tilewright.frontend.families import HANDLERS
@@ -16,7 +17,6 @@ from tilewright.frontend.loops import check_loop, refuse_loop
 from tilewright.frontend.scopes import check_with, refuse_scope
 from tilewright.frontend.script import MISSING, KernelText, bound_names, parameters, plain_functions
 from tilewright.frontend.signature import missing_annotation
-from tilewright.frontend.statements import NO_STATEMENT, check_assignment, refuse_statement
 from tilewright.frontend.subscripts import check_subscript
 from tilewright.language.operator import operator_of
 

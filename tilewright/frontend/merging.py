@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tilewright.dtypes import BOOL, INDEX
 from tilewright.errors import KernelError, ParserTypeError
+from tilewright.frontend.mistakes import Follows
 from tilewright.frontend.operands import load_whole
-from tilewright.frontend.tracer import Follows, Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Binding,
     Block,
@@ -19,6 +20,7 @@ from tilewright.frontend.values import (
     Unknown,
     describe,
     same,
+    to_number,
     with_valid,
 )
 from tilewright.ir.nodes import Block as Ops

@@ -10,7 +10,7 @@ from typing import Any
 from tilewright.dtypes import ALL, BOOL, FP32, INDEX, NAMED_ONLY, DType, promote
 from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.complaints import FROM_PYTHON
-from tilewright.frontend.tracer import Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -20,6 +20,7 @@ from tilewright.frontend.values import (
     Tensor,
     describe,
     full_extents,
+    to_number,
     with_valid,
 )
 from tilewright.ir.nodes import Const, Operand, Value
@@ -179,7 +180,7 @@ def cast_block(t: Tracer, x: Block, to: DType, mode: str = "rint") -> Block:
 
 
 def promoted(t: Tracer, call: Call, a: Block, b: Block) -> tuple[Block, Block]:
-    """Two operands in their common dtype (language.md 2.5)."""
+    """Two operands in their common dtype."""
     to = promote(a.dtype, b.dtype)
     if to is None:
         t.fail(

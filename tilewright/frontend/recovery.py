@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from tilewright.dtypes import INDEX
 from tilewright.errors import KernelError
-from tilewright.frontend.tracer import NeedsConstant, NeedsRegion, Tracer
+from tilewright.frontend.mistakes import NeedsConstant, NeedsRegion
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import Unknown
 from tilewright.ir.nodes import Const
 

@@ -132,3 +132,9 @@ def enclosing_reader(function: FunctionType, name: str) -> Callable[[], Any] | N
     if name in names:
         return lambda: names[name]
     return None
+
+
+def is_language(value: object) -> bool:
+    """Whether a Python object is a word or a module of the tile language."""
+    name = getattr(value, "__name__", "")
+    return isinstance(name, str) and name.startswith(("tilewright.language", "pypto"))

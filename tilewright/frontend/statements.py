@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import NoReturn
 
 from tilewright.errors import (
     InvalidOperationError,
@@ -19,10 +18,8 @@ from tilewright.errors import (
 from tilewright.frontend.annotations import check_annotation
 from tilewright.frontend.branches import if_statement
 from tilewright.frontend.calls import LOOP_WORDS, callee
-from tilewright.frontend.complaints import Complains
+from tilewright.frontend.checking import check_assignment, refuse_statement
 from tilewright.frontend.expressions import (
-    BINARY,
-    BLOCK_OPERATOR,
     NO_EXPRESSION,
     evaluate,
     refuse_expression,
@@ -31,12 +28,13 @@ from tilewright.frontend.families.arrays import write_item
 from tilewright.frontend.inlining import inline, return_statement
 from tilewright.frontend.jumps import Branch, looked_at
 from tilewright.frontend.loops import for_statement, while_statement
+from tilewright.frontend.mistakes import NeedsRegion
 from tilewright.frontend.operands import Call
 from tilewright.frontend.options import check_options, name_hint
 from tilewright.frontend.recovery import forgiving
 from tilewright.frontend.scopes import with_statement
 from tilewright.frontend.subscripts import resolve
-from tilewright.frontend.tracer import NeedsRegion, Tracer
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Array,
     Block,
@@ -57,27 +55,6 @@ from tilewright.language.operator import operator_of
 SUBMIT_OPTIONS = ("deps", "name_hint", "allow_early_resolve")
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.Expr)  # may turn out to be work on blocks
 MOST_COPIES = 4  # branches within each other whose arms each have a copy of what follows
-NO_STATEMENT = {
-    ast.AugAssign: ("augmented assignment", None),
-    ast.Assert: ("assert", "write pl.static_assert(condition, message)"),
-    ast.Try: ("try", "a kernel raises nothing that it could catch: leave it out"),
-    ast.FunctionDef: ("a nested function", "decorate a function outside with @pl.jit.inline"),
-    ast.ClassDef: ("a class", "define it outside the kernel"),
-    ast.Import: ("import", "import at the top of the file"),
-    ast.ImportFrom: ("import", "import at the top of the file"),
-    ast.Global: ("global", "pass the value as an argument, or return it"),
-    ast.Nonlocal: ("nonlocal", "pass the value as an argument, or return it"),
-    ast.Delete: ("del", "leave it out: a name costs nothing"),
-    ast.Raise: ("raise", "write pl.static_assert(condition, message)"),
-    ast.Match: ("match", "write if and elif"),
-    ast.AsyncFunctionDef: ("an async function", "decorate a def outside with @pl.jit.inline"),
-    ast.AsyncFor: ("async for", "write for i in pl.range(n):"),
-    ast.AsyncWith: ("async with", "write with pl.at(level=pl.Level.CORE_GROUP):"),
-}
-if hasattr(ast, "TryStar"):  # from Python 3.11 on
-    NO_STATEMENT[ast.TryStar] = NO_STATEMENT[ast.Try]
-if hasattr(ast, "TypeAlias"):  # from Python 3.12 on
-    NO_STATEMENT[ast.TypeAlias] = ("a type alias", "write the type where it is used")
 
 
 def run_body(t: Tracer, statements: Sequence[ast.stmt]) -> None:
@@ -232,35 +209,6 @@ def _statement(t: Tracer, node: ast.stmt) -> None:
                 pass
             case _:
                 refuse_statement(t, node)
-
-
-def refuse_statement(t: Complains, node: ast.stmt) -> NoReturn:
-    """No kernel has statements of this kind."""
-    what, advice = NO_STATEMENT.get(
-        type(node), (f"the statement {ast.unparse(node)}", "leave it out")
-    )
-    if isinstance(node, ast.AugAssign):
-        advice = f"write {_written_out(node)}"
-    t.fail(UnsupportedFeatureError, f"{what} has no place in a kernel", node, advice)
-
-
-def _written_out(node: ast.AugAssign) -> str:
-    """`k += 1` as the assignment that it stands for."""
-    target, value = ast.unparse(node.target), ast.unparse(node.value)
-    sign = BINARY[type(node.op)][2] if type(node.op) in BINARY else "@"
-    if isinstance(node.target, ast.Subscript):
-        return f"{target} = {BLOCK_OPERATOR.get(sign, 'pl.…')}({target}, {value})"
-    return f"{target} = {target} {sign} {value}"
-
-
-def check_assignment(t: Complains, node: ast.Assign | ast.AnnAssign) -> None:
-    """One target, and a value for it."""
-    if isinstance(node, ast.Assign) and len(node.targets) != 1:
-        t.fail(ParserSyntaxError, "chained assignment", node, help="write one assignment per line")
-    if node.value is None:
-        t.fail(
-            ParserSyntaxError, "an annotation without a value", node, help="bind the name: x = …"
-        )
 
 
 def result_of(t: Tracer, node: ast.expr) -> Named:

@@ -15,13 +15,15 @@ from tilewright.errors import (
     UnsupportedFeatureError,
 )
 from tilewright.frontend.copies import drop_unused_copies
+from tilewright.frontend.frame import Frame
 from tilewright.frontend.inlining import run_kernel
 from tilewright.frontend.merging import store_whole
+from tilewright.frontend.mistakes import Follows, Mistakes, NeedsConstant
 from tilewright.frontend.signature import Parameter, signature_of
 from tilewright.frontend.source import Consulted, source_of
 from tilewright.frontend.statements import run_body
 from tilewright.frontend.tidying import drop_unused_results
-from tilewright.frontend.tracer import Follows, Frame, Mistakes, NeedsConstant, Tracer
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Binding,
     Block,

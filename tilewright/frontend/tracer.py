@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
 
@@ -21,7 +21,9 @@ from tilewright.errors import (
 )
 from tilewright.frontend.complaints import undefined
 from tilewright.frontend.copies import PICKED_CHANGED, PICKED_HELP, PICKED_WRITTEN, Copies
-from tilewright.frontend.source import Consulted, Source, enclosing_reader, frozen
+from tilewright.frontend.frame import Frame
+from tilewright.frontend.mistakes import Follows, Mistakes, NeedsConstant, NeedsRegion
+from tilewright.frontend.source import Consulted, enclosing_reader, frozen, is_language
 from tilewright.frontend.symbolic import Symbolic, Symbols
 from tilewright.frontend.values import (
     Binding,
@@ -33,6 +35,7 @@ from tilewright.frontend.values import (
     Tensor,
     Unknown,
     describe,
+    from_python,
     is_number,
     literal,
     operands_of,
@@ -42,68 +45,24 @@ from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block as Ops
 from tilewright.ir.nodes import Const, Op, Operand, Value
 from tilewright.ir.ops.table import RuleBroken, dims
-from tilewright.language.kernel import Kernel
 from tilewright.language.loops import SplitMode
 from tilewright.span import Span
 
 MOST_ELEMENTS = 1 << 40  # of a tensor or block
+HERE = ("in_region", "hint", "launch", "dead", "doubts", "inside")  # what says where we are
 
 
-class NeedsConstant(Exception):
-    """A run-time scalar stands where only a constant can: trace again with its value."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a tracer before an attempt; it may be gone back to more than once."""
 
-    def __init__(self, parameter: str) -> None:
-        self.parameter = parameter
-        super().__init__(parameter)
-
-
-class NeedsRegion(Exception):
-    """Work on blocks met in orchestration: the statement is read again as a region of its own."""
-
-
-class Follows(KernelError):
-    """A consequence of a mistake that is on the list already."""
-
-
-@dataclass(slots=True)
-class Mistakes:
-    """The mistakes of one kernel, each once: loops are read more than once, helpers at every call."""
-
-    found: list[KernelError]
-    met: int = 0  # how often something was wrong, known or not
-
-    def note(self, error: Exception) -> None:
-        """Add a mistake, unless it only follows from another."""
-        self.met += 1
-        if not isinstance(error, KernelError) or isinstance(error, Follows):
-            return
-        if not any(_same_place(error, known) for known in self.found):
-            self.found.append(error)
-
-
-def _same_place(a: KernelError, b: KernelError) -> bool:
-    """Whether two complaints say the same of the same text, however it was reached."""
-    if a.message != b.message or a.span is None or b.span is None:
-        return False
-    return (a.span.file, a.span.line, a.span.col) == (b.span.file, b.span.line, b.span.col)
-
-
-@dataclass(slots=True)
-class Frame:
-    """One function body being read: the entry's, or an inlined one's."""
-
-    kernel: Kernel
-    source: Source
-    caller: Span | None = None
-    names: dict[str, Binding] = field(default_factory=dict)
-    gone: dict[str, str] = field(default_factory=dict)  # names out of scope, and why
-    aliases: dict[str, str] = field(default_factory=dict)  # parameter -> the caller's name for it
-    written_back: set[str] = field(default_factory=set)
-    yielded: tuple[Named, ...] | None = None
-    yielded_names: tuple[str, ...] = ()
-    returned: bool = False  # "return.value" holds what; nothing after it is read
-    depth: int = 0  # how many loops and branches are around the call
-    extents: dict[str, int] = field(default_factory=dict)  # of symbols in annotations
+    frames: list[tuple[Frame, Frame]]  # each with its state
+    node: ast.AST
+    made: dict[str, int]  # a mark in the builder
+    known: int  # a mark in the symbols
+    prints: int
+    copies: Copies
+    here: dict[str, Any]
 
 
 class Tracer:
@@ -492,52 +451,30 @@ class Tracer:
 
     # Attempts that can be taken back
 
-    def snapshot(self) -> tuple[Any, ...]:
-        frames = [
-            (
-                f,
-                dict(f.names),
-                dict(f.gone),
-                set(f.written_back),
-                dict(f.aliases),
-                f.yielded,
-                f.yielded_names,
-                f.returned,
-            )
-            for f in self.frames
-        ]
-        here = (
-            len(self.prints),
-            self.symbols.mark(),
-            self.in_region,
-            self.hint,
-            self.launch,
-            self.dead,
-            self.doubts,
-            self.inside,
-            self.copies.snapshot(),
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            frames=[(frame, frame.copy()) for frame in self.frames],
+            node=self.node,
+            made=self.builder.mark(),
+            known=self.symbols.mark(),
+            prints=len(self.prints),
+            copies=self.copies.snapshot(),
+            here={name: getattr(self, name) for name in HERE},
         )
-        return frames, self.builder.mark(), here, list(self.frames), self.node
 
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
-        frames, mark, here, self.frames, self.node = snapshot
-        prints, symbols, self.in_region, self.hint, self.launch = here[:5]
-        self.dead, self.doubts, self.inside = here[5:8]
-        self.copies = here[8].snapshot()
-        self.symbols.cut(symbols)
-        self.frames = list(self.frames)
+    def restore(self, snapshot: Snapshot) -> None:
+        self.frames = [frame for frame, _ in snapshot.frames]
         self.frame = self.frames[-1]
-        for f, names, gone, written, aliases, yielded, yielded_names, returned in frames:
-            f.names, f.gone, f.written_back, f.aliases = (
-                dict(names),
-                dict(gone),
-                set(written),
-                dict(aliases),
-            )
-            f.yielded, f.yielded_names, f.returned = yielded, yielded_names, returned
-        self.builder.reset(mark)
+        for frame, before in snapshot.frames:
+            frame.become(before)
+        self.node = snapshot.node
+        self.builder.reset(snapshot.made)
         self.builder.span = self.span()
-        del self.prints[prints:]
+        self.symbols.cut(snapshot.known)
+        del self.prints[snapshot.prints :]
+        self.copies = snapshot.copies.snapshot()
+        for name, value in snapshot.here.items():
+            setattr(self, name, value)
 
     @contextmanager
     def discarded(self) -> Iterator[None]:
@@ -551,24 +488,3 @@ class Tracer:
     def flush(self, ops: Sequence[Op]) -> None:
         for op in ops:
             self.builder.append(op)
-
-
-def is_language(value: object) -> bool:
-    name = getattr(value, "__name__", "")
-    return isinstance(name, str) and name.startswith(("tilewright.language", "pypto"))
-
-
-def from_python(value: Any) -> Named:
-    """A Python value as a kernel sees it."""
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return Items(tuple(from_python(item) for item in value))
-    return Constant(value)
-
-
-def to_number(value: Named) -> Number | None:
-    """A scalar, if the value is one."""
-    if isinstance(value, Number):
-        return value
-    if isinstance(value, Constant) and is_number(value.value):
-        return Number(literal(value.value))
-    return None

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from tilewright.dtypes import BOOL, INDEX
 from tilewright.errors import InvalidOperationError
 from tilewright.frontend.branches import branch, condition
-from tilewright.frontend.tracer import Tracer, to_number
-from tilewright.frontend.values import Binding, Constant, Named, Number
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import Binding, Constant, Named, Number, to_number
 from tilewright.ir.nodes import Const, Operand, Value
 from tilewright.ir.types import ScalarType
 

@@ -184,7 +184,7 @@ def is_number(value: object) -> bool:
 
 
 def literal(value: int | float | bool) -> Const:
-    """The scalar that a Python number is (language.md 2.3)."""
+    """The scalar that a Python number is."""
     if isinstance(value, bool):
         return Const(value, BOOL)
     if isinstance(value, int):
@@ -234,6 +234,22 @@ def _shown(thing: Any) -> str:
         return f" {dims(shape)}"
     text = repr(thing)
     return f" {text}" if len(text) <= LONGEST and " at 0x" not in text and "\n" not in text else ""
+
+
+def from_python(value: Any) -> Named:
+    """A Python value as a kernel sees it."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return Items(tuple(from_python(item) for item in value))
+    return Constant(value)
+
+
+def to_number(value: Named) -> Number | None:
+    """A scalar, if the value is one."""
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Constant) and is_number(value.value):
+        return Number(literal(value.value))
+    return None
 
 
 def same(a: Named, b: Named) -> bool:

@@ -1,4 +1,4 @@
-"""Comparators of language.md 6.7 and 6.8: factories of functions that give a verdict and a message.
+"""Comparators: factories of functions that give a verdict and a message.
 
 `cmp(actual, expected, *, actual_outputs, expected_outputs, inputs, rtol, atol) -> (ok, message)`
 """

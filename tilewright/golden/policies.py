@@ -6,7 +6,7 @@
     }
     run_jit(kernel, specs, golden_fn=reference, compare_fn=CHECKS)
 
-A policy stands wherever a comparator may stand (language.md 6.7).
+A policy stands wherever a comparator may stand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The comparator for paged pools: named rows close, every other row untouched (language.md 6.8)."""
+"""The comparator for paged pools: named rows close, every other row untouched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling `golden_fn`: what goes wrong in it is told at its own line (language.md 6.2)."""
+"""Calling `golden_fn`: what goes wrong in it is told at its own line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen inputs and goldens on disk: `in/<name>.pt` and `out/<name>.pt` (language.md 6.3)."""
+"""Frozen inputs and goldens on disk: `in/<name>.pt` and `out/<name>.pt`."""
 
 from __future__ import annotations
 

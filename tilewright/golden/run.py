@@ -1,4 +1,4 @@
-"""`run_jit` and `run`: compile, generate inputs, compute golden, run, validate (language.md 6.2).
+"""`run_jit` and `run`: compile, generate inputs, compute golden, run, validate.
 
 The golden is computed before the kernel runs and from copies, so that a kernel cannot corrupt it.
 """
@@ -6,7 +6,7 @@ The golden is computed before the kernel runs and from copies, so that a kernel 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,6 @@ from tilewright.golden.result import RunResult
 from tilewright.golden.spec import ScalarSpec, Spec, check_names
 from tilewright.golden.validate import Judge, error_of, judge_outputs
 from tilewright.listeners import announce
-
-Echo = Callable[[str], None]
 
 # Settings of the original system: accepted as labels, without effect on a CPU. `backend` and
 # `threads` are ours; `log_level` "quiet" prints nothing.
@@ -199,7 +197,7 @@ def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunRe
 
 
 class _Stages:
-    """The printed lines of a run, with the seconds of each stage (language.md 6.5)."""
+    """The printed lines of a run, with the seconds of each stage."""
 
     def __init__(self, kernel: str, quiet: bool) -> None:
         self.started = time.perf_counter()

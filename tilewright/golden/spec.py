@@ -1,4 +1,4 @@
-"""What a kernel is called with: one spec per parameter, in the kernel's order (language.md 6.1)."""
+"""What a kernel is called with: one spec per parameter, in the kernel's order."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _verdict(
 def _compare(
     name: str, case: Case, rtol: float, atol: float, compare: Comparator | None
 ) -> OutputReport:
-    """A comparator's verdict or, without one, that of `torch.allclose` (language.md 6.6)."""
+    """A comparator's verdict or, without one, that of `torch.allclose`."""
     actual, expected = case.actual[name].cpu(), case.expected[name].cpu()
     shape, dtype = tuple(actual.shape), actual.dtype
     alike = actual.shape == expected.shape and actual.dtype == expected.dtype

@@ -37,7 +37,7 @@ TWO_63, TWO_64 = 2.0**63, 2.0**64
 
 
 def cast_tile(x: torch.Tensor, source: DType, target: DType, mode: str) -> torch.Tensor:
-    """`x` of dtype `source` as `target`, rounded as language.md 5.8 says for `mode`."""
+    """`x` of dtype `source` as `target`, rounded as `mode` says."""
     if target == BOOL:
         return x != 0
     if target.is_float:
@@ -58,7 +58,7 @@ def cast_tile(x: torch.Tensor, source: DType, target: DType, mode: str) -> torch
 
 def _narrow(x: torch.Tensor, source: DType, target: DType, mode: str) -> torch.Tensor:
     if source == INT32 and target == FP16:
-        mode = "rint"  # the dequantisation unit's only way (language.md 5.8)
+        mode = "rint"  # the dequantisation unit's only way
     value = x.double() if source.is_float else _exact_double(x, source)
     return round_to_grid(value, target, mode).float().to(storage(target))
 

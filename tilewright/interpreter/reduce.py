@@ -2,7 +2,7 @@
 
 Float sums are added in double and rounded once: to FP32, and from there to a 16-bit type. That is
 the value every order of FP32 additions approximates, and it depends on the row alone. FP16
-`col_sum` is the exception of language.md 5.7: it adds in FP16, row by row, rounding every step.
+`col_sum` is the exception: it adds in FP16, row by row, rounding every step.
 """
 
 from __future__ import annotations

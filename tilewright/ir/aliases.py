@@ -19,7 +19,7 @@ from tilewright.ir.walk import (
 
 
 def loads_to_copy(fn: Function) -> set[Value]:
-    """The loads whose data must be copied when they run (language.md 4.1: a load is a copy of the data now).
+    """The loads whose data must be copied when they run (a load is a copy of the data now).
 
     A load may be read in place when nothing between it and its last reader writes to the same root tensor,
     and when it does not leave its block.

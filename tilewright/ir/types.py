@@ -10,7 +10,7 @@ from tilewright.dtypes import DType
 
 @dataclass(frozen=True, slots=True)
 class ScalarType:
-    """One number. Integer scalars compute in 64 bits whatever their dtype (language.md 2.4)."""
+    """One number. Integer scalars compute in 64 bits whatever their dtype."""
 
     dtype: DType
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tilewright.ir.build import Builder
 from tilewright.ir.nodes import Block, Const, Function, Op, Operand, Value
 
 Tree = Function | Block | Op | Sequence[Op]
@@ -39,16 +38,6 @@ def walk(tree: Tree, path: Path = ()) -> Iterator[tuple[Op, Path]]:
 def ops_in(tree: Tree) -> Iterator[Op]:
     """Every op in program order."""
     return (op for op, _ in walk(tree))
-
-
-def blocks_in(tree: Tree) -> Iterator[Block]:
-    """Every block, outer ones first (the body of a function included)."""
-    if isinstance(tree, Function):
-        tree = tree.body
-    if isinstance(tree, Block):
-        yield tree
-    for op in ops_in(tree):
-        yield from op.blocks
 
 
 def _top(tree: Tree) -> Sequence[Op]:
@@ -257,31 +246,3 @@ def map_ops(tree: FunctionOrBlock, rewrite: Rewrite) -> FunctionOrBlock:
         return rebuild(tree)
     body = rebuild(tree.body)
     return tree if body is tree.body else replace(tree, body=body)
-
-
-def with_blocks(op: Op, *blocks: Block) -> Op:
-    """The op owning other blocks."""
-    return replace(op, blocks=blocks)
-
-
-def copy_ops(
-    ops: Sequence[Op], mapping: Mapping[Value, Operand], builder: Builder
-) -> tuple[list[Op], dict]:
-    """A copy of `ops` under fresh names (for unrolling, splicing) and the mapping used."""
-    known: dict[Value, Operand] = dict(mapping)
-
-    def rename(value: Value) -> Value:
-        known[value] = new = builder.fresh(value.type, value.name)
-        return new
-
-    def copy(op: Op) -> Op:
-        operands = substituted(op.operands, known)
-        blocks = []
-        for block in op.blocks:
-            args = tuple(rename(arg) for arg in block.args)
-            blocks.append(Block(args, tuple(copy(inner) for inner in block.ops)))
-        return replace(
-            op, operands=operands, results=tuple(map(rename, op.results)), blocks=tuple(blocks)
-        )
-
-    return [copy(op) for op in ops], known

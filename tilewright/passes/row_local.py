@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from tilewright.ir.nodes import Const, Op, Operand
+from tilewright.ir.nodes import Const, Op
 from tilewright.ir.ops.elementwise import BINARY, UNARY
 from tilewright.ir.ops.reduce import ROW
 from tilewright.ir.typed import shape_of, tensor_type_of
-from tilewright.ir.types import TileType
 
 # Ops that a sweep can do: element-wise ones, reductions along the row, and moves within the row.
 SWEPT = frozenset(
@@ -44,8 +43,3 @@ def store_rows(op: Op) -> tuple[int, ...] | None:
 def leading(op: Op) -> tuple[int, ...]:
     """The rows that a swept op goes over: every axis but the last."""
     return shape_of(op.operands[0] if op.name == "store" else op.result)[:-1]
-
-
-def tile_operands(op: Op) -> list[Operand]:
-    """The operands that are tiles."""
-    return [x for x in op.operands if isinstance(x.type, TileType)]

@@ -1,4 +1,4 @@
-"""Fresh tensors are zero (language.md 4.8); one that is overwritten before it is read needs no zeros."""
+"""Fresh tensors are zero; one that is overwritten before it is read needs no zeros."""
 
 from __future__ import annotations
 

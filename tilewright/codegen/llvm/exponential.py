@@ -1,6 +1,6 @@
 """exp and log of FP32 lanes: range reduction and a polynomial, the same steps for a vector and for a scalar.
 
-Within 2 ulp of the truth over the whole range, subnormals included (language.md 5.5). Where the machine has no
+Within 2 ulp of the truth over the whole range, subnormals included. Where the machine has no
 fused multiply-add, products round by themselves; the constants are split so that the bound holds there too.
 """
 

@@ -1,7 +1,7 @@
 """Element-wise arithmetic on `n` lanes at once (n = 1 is a plain scalar): what each operator is on a CPU.
 
 A lane holds the element as it lies in memory: BF16 as 16 bits, FP16 as half, BOOL as a byte. 16-bit
-floats widen to FP32, compute, and round once to nearest even (language.md 2.5).
+floats widen to FP32, compute, and round once to nearest even.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ class Lanes:
         zero = self.same(self.widen(dtype, x), 0)
         return self.compare("ne", dtype, x, zero if dtype.is_float else self.same(x, 0))
 
-    # Casts (language.md 5.8)
+    # Casts
 
     def cast(self, source: DType, to: DType, mode: str, x: ir.Value) -> ir.Value:
         if to == BOOL:
@@ -378,7 +378,7 @@ class Lanes:
         """Rounded once. What FP32 cannot hold goes through it rounded to odd, which no second rounding sees."""
         convert = self.b.sitofp if source.is_signed else self.b.uitofp
         if source == INT32 and to == FP16:
-            mode = "rint"  # language.md 5.8: whatever the author says
+            mode = "rint"  # whatever the author says
         nearest = mode in ("rint", "none")
         # beyond 2^24 FP16 is infinite anyway, and FP8 at its end
         if source.bits <= 16 or to == FP16 or to in FP8 or (to == FP32 and nearest):

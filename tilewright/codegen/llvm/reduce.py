@@ -26,7 +26,7 @@ _JOIN = {"col_sum": "add", "col_max": "maximum", "col_min": "minimum"}
 def emit_column_reduction(owner: FunctionEmitter, op: Op) -> None:
     """Down the rows, sixteen columns at a time; one accumulator a column, rows in order.
 
-    16-bit floats add up in FP32 and round once, but an FP16 sum rounds every step (language.md 5.7).
+    16-bit floats add up in FP32 and round once, but an FP16 sum rounds every step.
     """
     if op.attr("tree"):
         _emit_tree(owner, op)
@@ -87,7 +87,7 @@ def _identity(name: str, dtype: DType, lanes: int) -> ir.Constant:
     return Lanes.constant(kind, low if name.endswith("max") else high)
 
 
-# FP16 sums as a tree (language.md 5.7)
+# FP16 sums as a tree
 
 Combine = Callable[[Extent, Extent, Extent], None]  # row i = row j + row k
 

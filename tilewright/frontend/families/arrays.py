@@ -9,15 +9,8 @@ from tilewright.errors import InvalidOperationError, ParserTypeError
 from tilewright.frontend.families.memory import as_integer, read_element
 from tilewright.frontend.operands import Call, dtype_argument, handles, literal_as
 from tilewright.frontend.options import TASK_HELP, is_task
-from tilewright.frontend.tracer import Tracer, to_number
-from tilewright.frontend.values import (
-    Array,
-    Constant,
-    Named,
-    Tensor,
-    Token,
-    describe,
-)
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import Array, Constant, Named, Tensor, Token, describe, to_number
 from tilewright.ir.nodes import Const, Operand
 
 

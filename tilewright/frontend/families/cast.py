@@ -5,8 +5,8 @@ from __future__ import annotations
 from tilewright.dtypes import BOOL, FP32, DType
 from tilewright.errors import InvalidOperationError
 from tilewright.frontend.operands import Call, block, constant, dtype_argument, handles
-from tilewright.frontend.tracer import Tracer, to_number
-from tilewright.frontend.values import Block, Named, Number
+from tilewright.frontend.tracer import Tracer
+from tilewright.frontend.values import Block, Named, Number, to_number
 from tilewright.ir.nodes import Const, Operand
 from tilewright.ir.ops.elementwise import ROUNDING_MODES
 

@@ -20,7 +20,7 @@ from tilewright.frontend.operands import (
 )
 from tilewright.frontend.options import check_options
 from tilewright.frontend.symbolic import Symbolic
-from tilewright.frontend.tracer import Tracer, to_number
+from tilewright.frontend.tracer import Tracer
 from tilewright.frontend.values import (
     Block,
     Constant,
@@ -30,6 +30,7 @@ from tilewright.frontend.values import (
     Number,
     Tensor,
     describe,
+    to_number,
     with_valid,
 )
 from tilewright.frontend.windows import (

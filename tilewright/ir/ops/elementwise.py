@@ -1,6 +1,6 @@
 """Element-wise operators on tiles. Same dtype in, same dtype out, but for `cast`, `cmp` and `sel`.
 
-The front end has already made dtypes equal (language.md 2.5) and turned `row_expand_mul` and its
+The front end has already made dtypes equal and turned `row_expand_mul` and its
 siblings into the plain operator: a `[M, 1]` or `[1, N]` operand broadcasts.
 """
 
@@ -26,7 +26,6 @@ BINARY = (*ARITHMETIC, *BITWISE)
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos", "relu", "not_")
 FLOAT_ONLY = ("exp", "log", "sqrt", "rsqrt", "recip", "sin", "cos")
 INTEGER_ONLY = (*BITWISE, "not_")
-SHIFTS = ("shl", "shr")
 ROUNDING_MODES = ("none", "rint", "round", "floor", "ceil", "trunc", "odd")
 
 
@@ -125,7 +124,7 @@ def _sel(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 
 @operator("cast", "tile")
 def _cast(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """Convert to attrs['to'], rounding as attrs['mode'] says, saturating into integers (language.md 5.8)."""
+    """Convert to attrs['to'], rounding as attrs['mode'] says, saturating into integers."""
     a = tile(operands[0], "the operand")
     if attrs["mode"] not in ROUNDING_MODES:
         raise RuleBroken(
@@ -196,7 +195,7 @@ def _interleave(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]
 
 
 def mask_pattern(name: str) -> tuple[int, int]:
-    """(stride, phase) of a mask pattern: it keeps columns j with j mod stride == phase (language.md 5.12)."""
+    """(stride, phase) of a mask pattern: it keeps columns j with j mod stride == phase."""
     patterns = {
         "P0101": (2, 0),
         "P1010": (2, 1),

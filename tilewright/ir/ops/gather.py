@@ -1,4 +1,4 @@
-"""Elements picked and put by index (language.md 5.12). Patterns of columns are element-wise: see there."""
+"""Elements picked and put by index. Patterns of columns are element-wise: see there."""
 
 from __future__ import annotations
 

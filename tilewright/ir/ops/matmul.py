@@ -1,4 +1,4 @@
-"""Matrix products: exact INT8 into INT32, float into FP32, one accumulation order per K (language.md 5.9)."""
+"""Matrix products: exact INT8 into INT32, float into FP32, one accumulation order per K."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Operand groups named `offsets`, `valid` and `indices` hold one integer scalar per axis of the tensor.
 A window is `attrs["shape"]` elements at `offsets`; `valid` says how many leading elements along each
-axis really exist (language.md 4.5): nothing outside them is read or written. `attrs["drop"]` lists
+axis really exist: nothing outside them is read or written. `attrs["drop"]` lists
 axes of extent 1 that the tile, or the view, does not have.
 """
 

@@ -24,7 +24,7 @@ def _row(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 def _col(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
     """[…, M, N] -> […, 1, N]. With no valid row: 0, -inf, +inf. NaN in, NaN out.
 
-    FP16 sums add in FP16, row after row, or pair by pair with attrs['tree'] (language.md 5.7).
+    FP16 sums add in FP16, row after row, or pair by pair with attrs['tree'].
     """
     a = tile(operands[0], "the operand")
     computable(a)

@@ -67,7 +67,7 @@ def _compare(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 
 @operators(("s.and", "s.or"), "a, b")
 def _logic(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
-    """Both sides are evaluated (language.md 2.4)."""
+    """Both sides are evaluated."""
     for x in operands:
         if scalar(x, "operand").dtype != BOOL:
             raise RuleBroken(

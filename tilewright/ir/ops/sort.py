@@ -1,4 +1,4 @@
-"""Sorting as the device does it: runs of 32 first, then sorted runs merged (language.md 5.12).
+"""Sorting as the device does it: runs of 32 first, then sorted runs merged.
 
 A sorted value travels with its index in a *pair* of 8 bytes: FP32 value, index; or FP16 value, 16 bits of
 0, index. A pair takes as many lanes of the value's dtype as fit into 8 bytes.

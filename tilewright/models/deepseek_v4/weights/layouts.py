@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 MATRICES = ("wq_a", "wq_b", "wkv")
 GAINS = ("attn_norm", "q_norm", "kv_norm")
-ROLES = (*GAINS, *MATRICES)
 
 # What may stand for `weight` in the name of a matrix's block scales.
 SCALES = ("scale", "weight_scale_inv")
