@@ -122,12 +122,7 @@ class ShardedQKVProjRope(nn.Module):
         with ranks.together(f"reading layer {layer} of a checkpoint") as facts:
             heads = heads_of(ranks.rank, ranks.size, checkpoint.cfg.num_attention_heads)
             part = checkpoint.layer(layer, heads=heads)
-            rope = rope or part.rope
-            if rope is None:
-                raise ArgumentError(
-                    f"nothing says which RoPE layer {layer} of {checkpoint.subject} has",
-                    help='pass rope="plain" or rope="yarn"',
-                )
+            rope = checkpoint.chosen_rope(layer, rope)
             weights = part.arguments("int8")
             facts.update(layer=layer, rope=rope)
         return cls(checkpoint.cfg, weights, rope, group=group, **options)

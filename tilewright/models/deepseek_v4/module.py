@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
 from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope, qkv_proj_rope_cached
 from tilewright.models.deepseek_v4.reference import rope_frequencies
+
+if TYPE_CHECKING:
+    from tilewright.models.deepseek_v4.weights import Checkpoint
 
 
 class Projected(NamedTuple):
@@ -51,6 +54,18 @@ class QKVProjRope(nn.Module):
         self.cfg, self.rope = cfg, rope
         self.frequencies = rope_frequencies(cfg, rope)
         hold(self, buffers(cfg), weights)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, layer: int, rope: Rope | None = None
+    ) -> QKVProjRope:
+        """One layer of a checkpoint; rope: None for what the checkpoint says.
+
+        Raises CheckpointError with everything that is wrong with the layer, ArgumentError where nothing says
+        which RoPE it has.
+        """
+        weights = checkpoint.layer(layer).arguments("int8")
+        return cls(checkpoint.cfg, weights, checkpoint.chosen_rope(layer, rope))
 
     def forward(
         self,
