@@ -5,6 +5,8 @@ from __future__ import annotations
 import cmath
 import json
 import math
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -81,6 +83,7 @@ def test_the_truth_is_the_formula_with_nothing_rounded(asked):
     q = turned(unit(times(qr, weight["wq_b"][rows])), angles)
     kv = turned(gained(times(x_norm, weight["wkv"]), "kv_norm"), angles)
     truth = exact(asked, x)
+    assert truth["qr_scale"][t].item() == pytest.approx(max(map(abs, qr)) / 127, rel=1e-12)
     for found, wanted in ((truth["q"][t, head], q), (truth["kv"][t], kv), (truth["qr"][t], qr)):
         torch.testing.assert_close(found, torch.tensor(wanted).double(), rtol=1e-5, atol=1e-6)
         wide = torch.tensor(wanted, dtype=torch.float64)
@@ -121,6 +124,10 @@ def test_formats_cost_what_their_bits_say(errors):
     assert errors["w8a8", "kv"] == errors["bf16", "kv"].__class__(
         **{**vars(errors["bf16", "kv"]), "way": "w8a8"}
     ), "kv has no codes in it"
+    # The scale of a token is its largest latent, rounded to BF16 once: 2**-9 at most, and then in FP32.
+    assert cost("rounded", "qr_scale") < 2**-24
+    assert ("bf16", "qr_scale") not in errors
+    assert cost("w8a8", "qr_scale") < cost("bf16", "qr") < cost("fp8", "qr_scale") < 0.05
     for output in ("q", "qr"):
         assert 2 * cost("bf16", output) < cost("w8a8", output) < cost("fp8", output) / 2
 
@@ -152,10 +159,15 @@ def test_accuracy_prints_a_table_and_writes_json(tmp_path):
     assert "relative L2" in result.output
     assert "<= 0.5 ulp" in result.output
     assert "fp8 w8a8" in result.output
+    shares = re.findall(r"(\d+\.\d)%", next(x for x in result.output.splitlines() if " bf16 " in x))
+    *within, beyond = map(float, shares)
+    assert within == sorted(within)
+    assert within[-1] + beyond == pytest.approx(100, abs=0.11)
     data = json.loads(file.read_text())
     assert data["config"]["hidden_size"] == 256
     assert (data["tokens"], data["rope"], data["ulps"]) == (5, "plain", list(ULPS))
-    assert len(data["errors"]) == 15
+    ways = Counter(row["output"] for row in data["errors"])
+    assert ways == {"q": 5, "kv": 5, "qr": 5, "qr_scale": 4}
     assert all(sum(row["within"]) == pytest.approx(1) for row in data["errors"])
 
 

@@ -242,3 +242,32 @@ def test_a_folder_that_cannot_be_trusted_is_shown_and_not_cleared(monkeypatch, t
     assert "others may write" in invoke("cache", "info").output
     assert invoke("cache", "clear").exit_code == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "defaults"),
+    [
+        (["check"], ["flash, or that of the checkpoint", "native; all: native", "its first"]),
+        (["accuracy"], ["flash, or what config.json says", "plain, or the layer's"]),
+        (["bench"], ["all cores", "where they are installed"]),
+        (["checkpoint", "make"], ["1GiB"]),
+    ],
+)
+def test_help_says_the_defaults_and_has_examples(verb, defaults):
+    result = CliRunner().invoke(app, [*verb, "--help"], terminal_width=240, env={"COLUMNS": "240"})
+    assert result.exit_code == 0
+    words = " ".join(result.output.split())
+    for default in defaults:
+        assert default in words
+    assert words.count(f" tilewright {' '.join(verb)} ") > 1, "no examples"
+
+
+@pytest.mark.parametrize("verb", [["accuracy"], ["bench"]])
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(verb, tmp_path):
+    for file, found in (
+        (tmp_path / "none" / "a.json", "in a folder that does not exist"),
+        (tmp_path, "is a folder"),
+    ):
+        result = CliRunner().invoke(app, [*verb, "--json", str(file)], env={"COLUMNS": "400"})
+        assert result.exit_code == 2
+        assert found in result.output

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import written
 from ir_programs import same_bits
 from qkv_layers import CFG, OUTPUTS, TOKENS, assert_same, by_kernel, module, values, x
 
 from tilewright import bound as bound_module
 from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4 import ops, q_proj_rope
-from tilewright.models.deepseek_v4.config import ROPES, Rope
+from tilewright.models.deepseek_v4.accuracy import drawn_layer
+from tilewright.models.deepseek_v4.config import DEMO, ROPES, Rope
 from tilewright.models.deepseek_v4.module import QKVProjRope, buffers
 from tilewright.models.deepseek_v4.reference import rope_at
+from tilewright.models.deepseek_v4.weights import open_checkpoint
 
 PARAMETERS = (
     "x", "attn_norm", "wq_a", "q_norm", "wq_b", "wq_b_scale", "rope_cos", "rope_sin", "q", "qr", "qr_scale",
@@ -291,3 +294,71 @@ def test_several_python_threads_share_one_packing(
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
     assert len(packed) == 3
+
+
+def test_a_layer_of_a_checkpoint_in_one_call(tmp_path):
+    folder = written(tmp_path / "c")
+    checkpoint = open_checkpoint(folder)
+    read = checkpoint.layer(1)
+    tokens = torch.randn(5, DEMO.hidden_size).bfloat16()
+    wanted = QKVProjRope(DEMO, read.arguments("int8"), "yarn")(tokens, start_pos=99)
+    assert_same(QKVProjRope.from_checkpoint(checkpoint, 1)(tokens, start_pos=99), wanted)
+    (folder / "config.json").unlink()
+    checkpoint = open_checkpoint(folder, DEMO)
+    with pytest.raises(ArgumentError, match="nothing says which RoPE layer 1"):
+        QKVProjRope.from_checkpoint(checkpoint, 1)
+    assert_same(QKVProjRope.from_checkpoint(checkpoint, 1, "yarn")(tokens, start_pos=99), wanted)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda m: m.bfloat16(),
+        lambda m: m.half(),
+        lambda m: m.float(),
+        lambda m: m.to("cpu", torch.float64),
+    ],
+)
+def test_a_model_that_is_made_bf16_leaves_the_weights_as_the_kernel_takes_them(convert):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), module())
+    before, wanted = dict(model[1].named_buffers()), model[1](x(3))
+    convert(model)
+    for name, buffer in model[1].named_buffers():
+        assert buffer.data_ptr() == before[name].data_ptr(), name
+    assert_same(model[1](x(3)), wanted)
+
+
+def test_a_meta_device_takes_the_shapes_and_keeps_the_dtypes():
+    layer = module().to("meta", torch.float16)
+    for name, (shape, dtype) in buffers(CFG).items():
+        buffer = getattr(layer, name)
+        assert (tuple(buffer.shape), buffer.dtype, buffer.device.type) == (shape, dtype, "meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"x": torch.zeros(2, CFG.hidden_size)}, "x is torch.float32, wanted torch.bfloat16"),
+        ({"start_pos": 5.5}, "positions are torch.float32, wanted integers"),
+        (
+            {"position_ids": torch.tensor([1.0, 2.0])},
+            "positions are torch.float32, wanted integers",
+        ),
+        (
+            {"start_pos": 3, "position_ids": torch.tensor([1, 2])},
+            "start_pos is 3 and position_ids is given too",
+        ),
+    ],
+)
+def test_what_would_be_misread_is_refused_in_the_words_of_the_call(change, complaint):
+    given: dict[str, Any] = {"x": x(2), **change}
+    with pytest.raises(ArgumentError, match=complaint) as raised:
+        module()(**given)
+    assert "cache" not in str(raised.value)
+
+
+def test_a_rope_and_a_query_that_there_are_not_are_refused():
+    with pytest.raises(ArgumentValueError, match="rope is 'yarnn', wanted 'plain' or 'yarn'"):
+        QKVProjRope(CFG, rope="yarnn")
+    with pytest.raises(ArgumentValueError, match="query is 'int4', wanted 'int8' or 'bf16'"):
+        drawn_layer(DEMO, 0).arguments("int4")

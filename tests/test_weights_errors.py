@@ -339,3 +339,10 @@ def test_the_page_shows_what_is_really_said(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     shown = page.split("```text\n")[1].split("```")[0]
     assert str(complaint(folder)).replace(str(folder), "DIR") == shown.rstrip()
+
+
+def test_a_file_that_holds_no_tensors_is_called_a_file(tmp_path):
+    folder = written(tmp_path / "c")
+    error = complaint(folder / "config.json")
+    assert "config.json: found a file that is neither, wanted" in error.message
+    assert not error.notes, "the path stands in the message"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from dataclasses import asdict
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,25 +20,44 @@ if TYPE_CHECKING:
     from tilewright.models.deepseek_v4.accuracy import Error, Question
     from tilewright.models.deepseek_v4.config import Rope
 
+EXAMPLES = """
+\b
+Drawn weights of the full size, and what an FP8 checkpoint has cost already:
+    tilewright accuracy
+Weights of a checkpoint, at positions far from 0:
+    tilewright accuracy --checkpoint DIR --layer 2 --start-pos 100000
+All figures in a file:
+    tilewright accuracy --preset demo --json accuracy.json
+
+\b
+rounded     FP64, rounded once at the end: no output in this format does better
+bf16        the kernels with BF16 weights
+w8a8        the kernels with an INT8 wq_b and INT8 codes of the query's latent
+fp8         FP64 with the weights that an FP8 checkpoint keeps
+fp8 w8a8    the INT8 kernel on these
+"""
+
 
 def accuracy(
     checkpoint: options.Checkpoint = None,
     layer: options.Layer = None,
     preset: Annotated[
         options.Preset | None,
-        typer.Option(help="Model size. [default: flash, or what config.json says]"),
+        typer.Option(help="Model size.", show_default="flash, or what config.json says"),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens that errors are taken over.")] = 128,
     start_pos: Annotated[int, typer.Option(min=0, help="Position of the first token.")] = 0,
     rope: Annotated[
-        options.RopeTable | None, typer.Option(help="RoPE table. [default: plain, or the layer's]")
+        options.RopeTable | None,
+        typer.Option(help="RoPE table.", show_default="plain, or the layer's"),
     ] = None,
     seed: options.Seed = 0,
     backend: Annotated[
         options.Backend, typer.Option(help="What runs the kernels.")
     ] = options.Backend.native,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write all figures here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write all figures here.", callback=options.writable),
     ] = None,
 ) -> None:
     """Measure the error of W8A8, of BF16, and of FP8 weights, an output at a time.
@@ -79,7 +98,7 @@ def accuracy(
 
 def table_of(errors: list[Error]) -> Table:
     """A row for each output and way; the share of elements within so many BF16 steps of the truth."""
-    from tilewright.models.deepseek_v4.accuracy import ULPS
+    from tilewright.models.deepseek_v4.accuracy import KEPT, ULPS
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("output", "way"):
@@ -87,10 +106,11 @@ def table_of(errors: list[Error]) -> Table:
     bounds = [f"<= {bound:g} ulp" for bound in ULPS]
     for title in ("relative L2", "max abs", *bounds, f"> {ULPS[-1]:g}"):
         table.add_column(title, justify="right")
-    by_output = sorted(errors, key=lambda found: ("q", "kv", "qr").index(found.output))
+    by_output = sorted(errors, key=lambda found: list(KEPT).index(found.output))
     for output, rows in groupby(by_output, key=lambda found: found.output):
         for number, found in enumerate(rows):
-            shares = [f"{share:.1%}" for share in found.within]
+            *within, beyond = found.within
+            shares = [f"{share:.1%}" for share in (*accumulate(within), beyond)]
             name = "" if number else output
             figures = (f"{found.relative_l2:.3e}", f"{found.max_abs:.3g}")
             table.add_row(name, found.way, *figures, *shares)

@@ -25,6 +25,16 @@ TOKENS = "1,8,128,512"
 ROUNDS = 7
 PEER_BUDGET = 20.0
 
+EXAMPLES = """
+\b
+Prefill at 1, 8, 128 and 512 tokens beside Torch; a minute or two:
+    tilewright bench
+Decode of 64 sequences on one thread and two, weights out of every cache, nobody beside:
+    tilewright bench decode --tokens 64 --threads 1,2 --cold --peers none
+All that was measured in a file, and a picture of it:
+    tilewright bench --json bench.json --plot bench.html
+"""
+
 
 def bench(
     kernel: Annotated[
@@ -39,15 +49,15 @@ def bench(
     ] = TOKENS,
     preset: Annotated[options.Preset, typer.Option(help="Model size.")] = options.Preset.flash,
     threads: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Thread counts. [default: all cores]")
+        str, typer.Option(metavar="N,N,...", help="Thread counts.", show_default="all cores")
     ] = "",
     peers: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
             help="Who is measured beside: torch_eager, torch_compile, torch_best, openvino,"
-            " onnxruntime, zentorch; all, or none. [default: the three of Torch, and the others"
-            " where they are installed]",
+            " onnxruntime, zentorch; all, or none.",
+            show_default="the three of Torch, and the others where they are installed",
         ),
     ] = "",
     cold: Annotated[
@@ -72,12 +82,17 @@ def bench(
     ] = PEER_BUDGET,
     seed: options.Seed = 0,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the machine and all rows here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the machine and all rows here.", callback=options.writable
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Plot shares of the roofline: .html, or .png with matplotlib."
+            metavar="FILE",
+            help="Plot shares of the roofline: .html, or .png with matplotlib.",
+            callback=options.writable,
         ),
     ] = None,
 ) -> None:

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 REPEATS = {"native": 9, "interpreter": 1, "checked": 1}
 BASELINE_REPEATS = 3
 
+EXAMPLES = """
+\b
+The full-size prefill kernel on drawn weights, and the same with tokens 128 to 255 of a prompt:
+    tilewright check prefill
+    tilewright check prefill --start-pos 128
+Weights of a checkpoint:
+    tilewright check prefill --checkpoint DIR --layer 2
+A few tokens at the small size, by the definition of the language instead of machine code:
+    tilewright check decode --preset demo --tokens 7 --backend interpreter
+Every kernel, both back ends:
+    tilewright check all
+"""
+
 ALL = "all"
 DEFAULT_PRESET = "flash"
 # What `check all` runs for each kernel unless an option says otherwise: every path on the small
@@ -77,25 +90,28 @@ def check(
         str,
         typer.Argument(
             metavar="KERNEL",
-            help="prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), either with _bf16, or all.",
+            help=f"{options.KERNELS}; or all.",
         ),
     ],
     start_pos: options.StartPos = None,
     preset: Annotated[
         options.Preset | None,
-        typer.Option(help="Model size. [default: flash; all: demo and flash]"),
+        typer.Option(
+            help="Model size.", show_default="flash, or that of the checkpoint; all: demo and flash"
+        ),
     ] = None,
     tokens: options.Tokens = None,
     seed: options.Seed = 0,
     backend: Annotated[
         options.Backend | None,
         typer.Option(
-            help="What runs the kernel; checked looks for races, bounds and undefined contents."
-            " [default: native; all: both]"
+            help="What runs the kernel; checked looks for races, bounds and undefined contents.",
+            show_default="native; all: native and interpreter",
         ),
     ] = None,
     rope: Annotated[
-        options.RopeTable | None, typer.Option(help="RoPE table. [default: plain; all: both]")
+        options.RopeTable | None,
+        typer.Option(help="RoPE table.", show_default="plain, or the layer's; all: both"),
     ] = None,
     threads: options.Threads = None,
     max_seq: options.MaxSeq = None,

@@ -21,12 +21,26 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20
 
 checkpoint = typer.Typer(no_args_is_help=True, help="Checkpoints of DeepSeek-V4, real or random.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The checkpoint's folder.")]
+MAKE_EXAMPLES = """
+\b
+Three layers of the full size, 120 MB, and of the small one, 0.4 MB:
+    tilewright checkpoint make flash-checkpoint
+    tilewright checkpoint make demo-checkpoint --preset demo
+As Transformers names them, in BF16, in several files:
+    tilewright checkpoint make hf-checkpoint --layout hf --dtype bf16 --shard-size 100MB
+"""
+SHOW_EXAMPLES = """
+\b
+All layers; every tensor of one; a shard alone, of a download that is not complete:
+    tilewright checkpoint show DIR
+    tilewright checkpoint show DIR --layer 2
+    tilewright checkpoint show DIR/model-00002-of-00046.safetensors
+"""
 
 
-@checkpoint.command()
+@checkpoint.command(epilog=MAKE_EXAMPLES)
 def make(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
     preset: Annotated[options.Preset, typer.Option(help="Model size.")] = options.Preset.flash,
     layout: Annotated[
         options.Layout, typer.Option(help="Names: of the release or of Transformers.")
@@ -59,15 +73,18 @@ def make(
     )
     out = console()
     files = f"{plan.shards} file{'s' * (plan.shards > 1)}"
-    out.print(f"{plan.tensors} tensors of {layers} layers, {megabytes(plan.nbytes)} in {files}")
+    of = f"{layers} layer{'s' * (layers > 1)}"
+    out.print(f"{plan.tensors} tensors of {of}, {megabytes(plan.nbytes)} in {files}")
     with progress() as tell:
         make_checkpoint(plan, folder, tell)
     out.print(f"wrote {folder}", markup=False, soft_wrap=True)
 
 
-@checkpoint.command()
+@checkpoint.command(epilog=SHOW_EXAMPLES)
 def show(
-    folder: Folder,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The checkpoint's folder, or one file of it.")
+    ],
     preset: Annotated[
         options.Preset | None, typer.Option(help="What config.json should agree with.")
     ] = None,

@@ -9,6 +9,14 @@ from typing import Annotated
 import typer
 
 
+def writable(file: Path | None) -> Path | None:
+    """For a file that is written when all is done: typer.BadParameter now, if it could not be then."""
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        found = "a folder" if file.is_dir() else f"in a folder that does not exist, {file.parent}"
+        raise typer.BadParameter(f"{file} is {found}")
+    return file
+
+
 class Preset(str, enum.Enum):
     flash = "flash"
     pro = "pro"
@@ -41,13 +49,9 @@ class RopeTable(str, enum.Enum):
     yarn = "yarn"
 
 
-KernelName = Annotated[
-    str,
-    typer.Argument(
-        metavar="KERNEL",
-        help="prefill_qkv_proj_rope (prefill) or qkv_proj_rope (decode), either with _bf16.",
-    ),
-]
+KERNELS = "prefill_qkv_proj_rope (prefill), qkv_proj_rope (decode), either with _bf16, or qkv_proj_rope_cached (cached)"
+
+KernelName = Annotated[str, typer.Argument(metavar="KERNEL", help=f"{KERNELS}.")]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
@@ -55,7 +59,8 @@ Checkpoint = Annotated[
     ),
 ]
 Layer = Annotated[
-    int | None, typer.Option(min=0, help="Layer of the checkpoint. [default: its first]")
+    int | None,
+    typer.Option(min=0, help="Layer of the checkpoint.", show_default="its first"),
 ]
 Tokens = Annotated[
     int | None,
@@ -71,7 +76,7 @@ MaxSeq = Annotated[
     int | None,
     typer.Option(min=1, help="Rows of the RoPE tables; by default the model's positions."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the inputs.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of the native run; by default all cores.")
 ]

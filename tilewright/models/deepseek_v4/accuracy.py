@@ -2,7 +2,7 @@
 
 The truth rounds nothing: no BF16 between the steps, no codes, RoPE angles in FP64. Ways:
 
-- "rounded": the truth, rounded once to BF16. No BF16 output can do better.
+- "rounded": the truth, rounded once to the dtype of the output. No output of that dtype can do better.
 - "bf16": our kernel with BF16 weights.
 - "w8a8": our kernel with an INT8 wq_b and INT8 codes of the latent.
 - "fp8": FP64 with the weights that an FP8 checkpoint keeps: what storing them has cost already.
@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from tilewright.golden import ScalarSpec
-from tilewright.models.deepseek_v4.config import Config, Query, Rope
+from tilewright.models.deepseek_v4.config import (
+    INT8_AMAX_FLOOR,
+    INT8_SCALE_MAX,
+    Config,
+    Query,
+    Rope,
+)
 from tilewright.models.deepseek_v4.reference import (
     heads_from,
     kv_from,
@@ -34,8 +40,15 @@ from tilewright.models.deepseek_v4.weights.problems import Tell, silent
 from tilewright.models.deepseek_v4.weights.quantize import FP8_BLOCK, quantize_fp8
 from tilewright.models.deepseek_v4.weights.synthetic import original
 
-OUTPUTS = ("q", "kv", "qr")
-# An error of so many BF16 steps at most; a step is that of the true value, 2**-7 of its binade.
+# What is kept of each output; qr_scale, the scale of a token's codes, is there where there are codes.
+KEPT = {
+    "q": torch.bfloat16,
+    "kv": torch.bfloat16,
+    "qr": torch.bfloat16,
+    "qr_scale": torch.float32,
+}
+# An error of so many BF16 steps at most; a step is that of the true value, 2**-7 of its binade. qr_scale is
+# FP32 and counted in the same steps: it is made of the largest latent of its token, which is BF16.
 ULPS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 LEAST_EXPONENT = -125  # of normal BF16: below, steps are 2**-133
 # The decode kernel takes a RoPE row for each token and gives the bits of the prefill kernel.
@@ -80,7 +93,7 @@ def drawn_layer(cfg: Config, seed: int) -> Layer:
 
 
 def measure(asked: Question, tell: Tell = silent) -> list[Error]:
-    """Errors of every output (q, kv, qr) by every way.
+    """Errors of every output (q, kv, qr, qr_scale) by every way; without codes there is no qr_scale.
 
     tell: is called with the way, and how many of how many are done.
 
@@ -96,8 +109,8 @@ def measure(asked: Question, tell: Tell = silent) -> list[Error]:
         outputs = compute()
         if way == "truth":
             truth = outputs
-            outputs, way = {n: t.to(torch.bfloat16) for n, t in truth.items()}, "rounded"
-        found += [error(way, name, outputs[name], truth[name]) for name in OUTPUTS]
+            outputs, way = {n: t.to(KEPT[n]) for n, t in truth.items()}, "rounded"
+        found += [error(way, name, value, truth[name]) for name, value in outputs.items()]
         tell(way, done + 1, len(steps))
     return found
 
@@ -143,17 +156,16 @@ def kernel(asked: Question, query: Query) -> Outputs:
     values = inputs(asked, query)
     built = KERNELS[KERNEL_OF[query]].build(asked.layer.cfg)
     built.run(**values, backend=asked.backend)
-    qr = values["qr"].double()
-    return {
-        "q": values["q"],
-        "kv": values["kv"],
-        "qr": qr * values["qr_scale"].double() if query == "int8" else qr,
-    }
+    made = {"q": values["q"], "kv": values["kv"], "qr": values["qr"]}
+    if query == "int8":
+        made["qr"] = values["qr"].double() * values["qr_scale"].double()
+        made["qr_scale"] = values["qr_scale"]
+    return made
 
 
 def exact(asked: Question, x: Tensor) -> Outputs:
     """The projection of x [T, D] in FP64, nothing rounded on the way: q [T, H, HEAD_DIM], kv [T,
-    HEAD_DIM], qr [T, Q_LORA].
+    HEAD_DIM], qr [T, Q_LORA], and what the scale of its codes would be, qr_scale [T, 1].
     """
     layer, cfg = asked.layer, asked.layer.cfg
     position = torch.arange(asked.start_pos, asked.start_pos + asked.tokens, dtype=torch.float64)
@@ -166,6 +178,7 @@ def exact(asked: Question, x: Tensor) -> Outputs:
         "q": heads_from(product(qr, layer.matrices["wq_b"]), cos, sin, cfg),
         "kv": kv_from(product(x_norm, layer.matrices["wkv"]), cos, sin, layer.gains, cfg),
         "qr": qr,
+        "qr_scale": qr.abs().amax(-1, keepdim=True).clamp_min(INT8_AMAX_FLOOR) / INT8_SCALE_MAX,
     }
 
 

@@ -51,11 +51,7 @@ def checks(cfg: Config, query: Query = "int8") -> dict[str, Policy]:
     def explained(name: str, case: Case) -> tuple[Tensor, str]:
         found = explanation(case, cfg)
         count = len(found.rows)
-        note = (
-            f"{count} rows judged from x_norm rounded the other way"
-            if count and name == "kv"
-            else ""
-        )
+        note = judged(count, "x_norm rounded the other way") if count and name == "kv" else ""
         return found.expected[name], note
 
     if query == "bf16":
@@ -82,6 +78,11 @@ def cached_checks(cfg: Config) -> dict[str, Policy]:
     return {**checks(cfg), "cache": close().given("kv", derive=from_kv)}
 
 
+def judged(rows: int, from_what: str) -> str:
+    """A note on an output: `3 rows judged from the codes emitted`."""
+    return f"{rows} row{'s' * (rows > 1)} judged from {from_what}"
+
+
 def q_from_codes(case: Case, cfg: Config) -> tuple[Tensor, str]:
     """q from the codes and scales emitted; rows with the golden's codes keep the golden's q."""
     qr, qr_scale = case.actual["qr"], case.actual["qr_scale"]
@@ -92,7 +93,7 @@ def q_from_codes(case: Case, cfg: Config) -> tuple[Tensor, str]:
     cos, sin = reference.rope_rows(case.values, cfg)
     q = case.expected["q"].clone()
     q[rows] = reference.q_from(qr[rows], qr_scale[rows], cos[rows], sin[rows], case.values, cfg)
-    return q, f"{len(rows)} rows judged from the codes emitted"
+    return q, judged(len(rows), "the codes emitted")
 
 
 def q_from_latent(case: Case, cfg: Config) -> tuple[Tensor, str]:
@@ -104,7 +105,7 @@ def q_from_latent(case: Case, cfg: Config) -> tuple[Tensor, str]:
     cos, sin = reference.rope_rows(case.values, cfg)
     q = case.expected["q"].clone()
     q[rows] = reference.q_from_bf16(qr[rows], cos[rows], sin[rows], case.values, cfg)
-    return q, f"{len(rows)} rows judged from the latent emitted"
+    return q, judged(len(rows), "the latent emitted")
 
 
 # -- rows on a rounding boundary -------------------------------------------------------------------

@@ -10,16 +10,22 @@ from zlib import crc32
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from tilewright import knobs
 from tilewright.blocking import product_order
 from tilewright.dtypes import BF16
-from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.errors import ArgumentValueError
 from tilewright.machine import host
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
-from tilewright.models.deepseek_v4.module import Projected, buffers, hold, located
+from tilewright.models.deepseek_v4.module import (
+    FixedDtypes,
+    Projected,
+    buffers,
+    hold,
+    located,
+)
 from tilewright.models.deepseek_v4.ops import q_packs, q_proj_rope, qkv_packs, qkv_proj_rope
 from tilewright.models.deepseek_v4.reference import rope_frequencies
 from tilewright.models.deepseek_v4.weights import Checkpoint
@@ -29,7 +35,7 @@ OF_HEADS = ("wq_b", "wq_b_scale")  # the weights that are shared out
 OF_KV = ("wkv", "kv_norm")  # the weights that only a rank that computes kv needs
 
 
-class ShardedQKVProjRope(nn.Module):
+class ShardedQKVProjRope(FixedDtypes):
     """`QKVProjRope` with its heads shared out over the ranks of a process group (gloo).
 
     Each rank has the columns of wq_b of its own heads, packs them, and computes their queries; the norms and
@@ -122,12 +128,7 @@ class ShardedQKVProjRope(nn.Module):
         with ranks.together(f"reading layer {layer} of a checkpoint") as facts:
             heads = heads_of(ranks.rank, ranks.size, checkpoint.cfg.num_attention_heads)
             part = checkpoint.layer(layer, heads=heads)
-            rope = rope or part.rope
-            if rope is None:
-                raise ArgumentError(
-                    f"nothing says which RoPE layer {layer} of {checkpoint.subject} has",
-                    help='pass rope="plain" or rope="yarn"',
-                )
+            rope = checkpoint.chosen_rope(layer, rope)
             weights = part.arguments("int8")
             facts.update(layer=layer, rope=rope)
         return cls(checkpoint.cfg, weights, rope, group=group, **options)

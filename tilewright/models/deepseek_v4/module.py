@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,11 @@ from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import SCALE_BLOCK, Config, Rope
 from tilewright.models.deepseek_v4.ops import qkv_packs, qkv_proj_rope, qkv_proj_rope_cached
 from tilewright.models.deepseek_v4.reference import rope_frequencies
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+    from tilewright.models.deepseek_v4.weights import Checkpoint
 
 
 class Projected(NamedTuple):
@@ -23,17 +28,31 @@ class Projected(NamedTuple):
     qr_scale: Tensor  # […, 1] FP32
 
 
-class QKVProjRope(nn.Module):
+class FixedDtypes(nn.Module):
+    """A module whose buffers keep the dtypes that its kernel takes when a whole model is made BF16, say."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What all of half, bfloat16, float, to and cpu come down to.
+        def moved(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        super()._apply(moved, recurse)
+        return self
+
+
+class QKVProjRope(FixedDtypes):
     """RMSNorm, the low-rank Q and the KV projection, per-head norm and RoPE of one attention layer.
 
     Holds the weights as buffers, named and shaped as the kernel takes them: they are saved and loaded with
     `state_dict`, and there are no gradients. They are packed on the first call, and again on the call after
     they were changed in place or loaded (Torch does not see a change through `.data`: call `repack`).
-    Packed weights take as much memory again.
+    Packed weights take as much memory again. `half`, `bfloat16` and `float` leave the buffers as they are.
 
     weights: the buffers' first values by name; uninitialised memory for those not given.
     rope:    "plain" for layers without compressed keys, "yarn" for the others.
-    Raises ArgumentError for a weight of another shape or dtype, and for names that are no weights.
+    Raises ArgumentError for a weight of another shape or dtype, and for names that are no weights;
+    ArgumentValueError for another rope.
     """
 
     attn_norm: Tensor  # [1, D] FP32
@@ -52,6 +71,18 @@ class QKVProjRope(nn.Module):
         self.frequencies = rope_frequencies(cfg, rope)
         hold(self, buffers(cfg), weights)
 
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, layer: int, rope: Rope | None = None
+    ) -> QKVProjRope:
+        """One layer of a checkpoint; rope: None for what the checkpoint says.
+
+        Raises CheckpointError with everything that is wrong with the layer, ArgumentError where nothing says
+        which RoPE it has.
+        """
+        weights = checkpoint.layer(layer).arguments("int8")
+        return cls(checkpoint.cfg, weights, checkpoint.chosen_rope(layer, rope))
+
     def forward(
         self,
         x: Tensor,
@@ -62,8 +93,8 @@ class QKVProjRope(nn.Module):
     ) -> Projected:
         """x [T, D] or [B, S, D] BF16: tokens of one prompt, of B prompts, or of anything.
 
-        Token s of every row stands at start_pos + s, or where position_ids says: one for each token ([T],
-        [B, S]) or the same for every row ([S]). Rows with position -1 are padding: nothing is computed for
+        Token s of every row stands at start_pos + s, or where position_ids (integers) says: one for each token
+        ([T], [B, S]) or the same for every row ([S]). Rows with position -1 are padding: nothing is computed for
         them and their outputs are 0.
 
         cache [BLOCKS, BLOCK, HEAD_DIM] BF16: the kv row of each token is also written to its slot, one for
@@ -163,6 +194,8 @@ def located(
         raise ArgumentError(
             f"x is {list(x.shape)}, wanted [T, {cfg.hidden_size}] or [B, S, {cfg.hidden_size}]"
         )
+    if x.dtype != torch.bfloat16:
+        raise ArgumentError(f"x is {x.dtype}, wanted torch.bfloat16", help="x.bfloat16()")
     lead = x.shape[:-1]
     if position_ids is None:
         last = cfg.max_positions - lead[-1]
@@ -171,8 +204,15 @@ def located(
                 f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
             )
         position_ids = torch.arange(lead[-1]) + start_pos
+    elif start_pos != 0:
+        raise ArgumentError(
+            f"start_pos is {start_pos} and position_ids is given too",
+            help="position_ids alone says where tokens stand",
+        )
     elif tuple(position_ids.shape) not in (tuple(lead), tuple(lead[-1:])):
         raise ArgumentError(
             f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
         )
+    if position_ids.is_floating_point():
+        raise ArgumentError(f"positions are {position_ids.dtype}, wanted integers")
     return x.reshape(-1, x.shape[-1]), position_ids.expand(lead).reshape(-1), lead

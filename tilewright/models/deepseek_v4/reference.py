@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewright.models.deepseek_v4.config import INT8_AMAX_FLOOR, INT8_SCALE_MAX, Config, Rope
+from tilewright.errors import ArgumentValueError
+from tilewright.models.deepseek_v4.config import (
+    INT8_AMAX_FLOOR,
+    INT8_SCALE_MAX,
+    ROPES,
+    Config,
+    Rope,
+)
 
 # 127 * 127 * 1024 < 2**24: an FP32 sum of that many INT8 products is exact whatever its order.
 EXACT_K = 1024
@@ -217,6 +224,8 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
     original length and the one that turns `beta_slow` times. YaRN's attention factor is not
     multiplied in here.
     """
+    if rope not in ROPES:
+        raise ArgumentValueError(f"rope is {rope!r}, wanted {' or '.join(map(repr, ROPES))}")
     dim = cfg.rope_dim
     pair = torch.arange(dim // 2, dtype=torch.float64)
     theta = cfg.rope_theta if rope == "plain" else cfg.compress_rope_theta

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tilewright.errors import ArgumentValueError
+from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4.config import Config, Rope
 from tilewright.models.deepseek_v4.weights.config_json import (
     ModelConfig,
@@ -54,6 +54,16 @@ class Checkpoint:
         """The RoPE of a layer; None where no config says."""
         return self.model.ropes[layer] if layer < len(self.model.ropes) else None
 
+    def chosen_rope(self, layer: int, asked: Rope | None = None) -> Rope:
+        """`asked`, or else the RoPE of a layer; ArgumentError where no config says."""
+        rope = asked or self.rope(layer)
+        if rope is None:
+            raise ArgumentError(
+                f"nothing says which RoPE layer {layer} of {self.subject} has",
+                help='pass rope="plain" or rope="yarn"',
+            )
+        return rope
+
     def require(self, number: int) -> None:
         """CheckpointError unless there is such a layer."""
         problems = Problems(self.subject)
@@ -97,7 +107,7 @@ def open_checkpoint(path: str | Path, preset: Config | None = None) -> Checkpoin
     Without a config.json the preset is taken, and nothing says which RoPE a layer has. Raises
     CheckpointError for anything that cannot be used.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     tensors = open_files(path)
     folder = tensors.folder
     found = _detected(tensors, str(path))

@@ -163,7 +163,10 @@ def open_files(path: Path) -> Files:
     shards = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
     if shards:
         return _by_content(folder, shards)
-    found = "neither in this folder" if folder.is_dir() else "no such folder"
+    if folder.is_dir():
+        found = "neither in this folder"
+    else:
+        found = "a file that is neither" if folder.is_file() else "no such folder"
     problems.add(
         str(path),
         found,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from tilewright.errors import ArgumentValueError
 from tilewright.models.deepseek_v4.config import Config, Query, Rope
 from tilewright.models.deepseek_v4.weights.files import Stored, Tensors
 from tilewright.models.deepseek_v4.weights.layouts import (
@@ -105,6 +107,9 @@ class Layer:
         [D, HEAD_DIM] BF16; wq_b [Q_LORA, H * HEAD_DIM] BF16, or INT8 with wq_b_scale
         [H * HEAD_DIM / 128, 128] FP32.
         """
+        if query not in get_args(Query):
+            wanted = " or ".join(map(repr, get_args(Query)))
+            raise ArgumentValueError(f"query is {query!r}, wanted {wanted}")
         work = _Work(tell, "converting", sum(m.weight.nbytes for m in self.matrices.values()))
         arguments = {name: gain.reshape(1, -1) for name, gain in self.gains.items()}
         for name, matrix in self.matrices.items():

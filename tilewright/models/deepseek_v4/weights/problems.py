@@ -45,7 +45,8 @@ class Problems:
         """CheckpointError with everything that was noted; nothing if there is nothing."""
         if len(self.found) == 1:
             only = self.found[0]
-            raise CheckpointError(str(only), notes=(f"in {self.subject}",), help=only.help)
+            notes = () if only.where == self.subject else (f"in {self.subject}",)
+            raise CheckpointError(str(only), notes=notes, help=only.help)
         if self.found:
             raise CheckpointError(
                 f"{len(self.found)} problems in {self.subject}",
