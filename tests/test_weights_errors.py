@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from checkpoints import SHARDED, configure, edit, renamed, tensors_of, written
 from tilewright.errors import CheckpointError
 from tilewright.models.deepseek_v4.config import DEMO, FLASH
 from tilewright.models.deepseek_v4.weights import from_state_dict, open_checkpoint
+from tilewright.models.deepseek_v4.weights.config_json import config_json
+from tilewright.models.deepseek_v4.weights.layouts import LAYOUTS
 
 WQ_A, WQ_B = "layers.1.attn.wq_a.weight", "layers.1.attn.wq_b.weight"
 
@@ -257,6 +260,16 @@ def test_a_config_that_disagrees_with_the_tensors_is_refused_with_every_tensor(t
     assert any("found F8_E4M3 [128, 256], wanted" in note for note in error.notes)
 
 
+def nested(**changes: dict[str, Any]) -> dict[str, Any]:
+    """RoPE as Transformers nests it, with fields of `main` or `compress` changed."""
+    parameters = config_json(DEMO, LAYOUTS["hf"], [0], fp8=False)["rope_parameters"]
+    return {
+        "rope_parameters": {
+            kind: given | changes.get(kind, {}) for kind, given in parameters.items()
+        }
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -299,6 +312,19 @@ def test_a_config_that_disagrees_with_the_tensors_is_refused_with_every_tensor(t
                 }
             },
             "attention_factor: found 1.27, wanted 1: cos and sin are not scaled",
+        ),
+        (
+            nested(compress={"attention_factor": None}),
+            "rope_parameters.compress.attention_factor: found nothing: Transformers would compute one,"
+            " wanted 1: cos and sin are not scaled",
+        ),
+        (
+            nested(main={"rope_type": "yarn"}),
+            "rope_parameters.main.rope_type: found 'yarn', wanted 'default'",
+        ),
+        (
+            nested(compress={"partial_rotary_factor": 0.5}),
+            "rope_parameters.compress.partial_rotary_factor: found 0.5, wanted 0.25: 32 of 128",
         ),
         (
             {"quantization_config": {"weight_block_size": [128]}},

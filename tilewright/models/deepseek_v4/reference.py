@@ -239,7 +239,8 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
 
     low = max(math.floor(pair_that_turns(cfg.beta_fast)), 0)
     high = min(math.ceil(pair_that_turns(cfg.beta_slow)), dim - 1)
-    slow = ((pair - low) / max(high - low, 1e-3)).clamp(0, 1)  # 0 keeps, 1 divides
+    # 0 keeps, 1 divides. With an original length of a few tokens the ramp runs backwards: all are kept.
+    slow = ((pair - low) / ((high - low) or 1e-3)).clamp(0, 1)
     return frequencies * (1 - slow) + frequencies / cfg.rope_factor * slow
 
 

@@ -125,12 +125,24 @@ class _Reader:
         return float(value) if not whole else value
 
     def rope_dim(self, head_dim: int) -> int:
-        """From its own field, or from the share of a head that it is."""
+        """From its own field, or from the share of a head that it is; wherever it is said, the same."""
+        dim = self.stated_rope_dim(head_dim)
+        nested = self.data.get("rope_parameters") or {}
+        for label in ("main", "compress"):
+            part = nested.get(label)
+            share = part.get("partial_rotary_factor") if isinstance(part, dict) else None
+            if share is not None and (not _is_share(share) or int(head_dim * share) != dim):
+                wanted = f"{dim / head_dim:g}: {dim} of {head_dim} channels"
+                path = f"rope_parameters.{label}.partial_rotary_factor"
+                self.odd(path, repr(share), wanted)
+        return dim
+
+    def stated_rope_dim(self, head_dim: int) -> int:
         data = self.data
         if data.get("qk_rope_head_dim") is not None:
             return int(self.number("qk_rope_head_dim", data))
         share = data.get("partial_rotary_factor")
-        if not isinstance(share, float) or not 0 < share <= 1:
+        if not _is_share(share):
             found = "neither" if share is None else f"partial_rotary_factor {share!r}"
             self.odd("qk_rope_head_dim", found, "it, or partial_rotary_factor between 0 and 1")
             return 0
@@ -150,14 +162,18 @@ class _Reader:
         theta = ("rope_theta", main, "rope_parameters.main." if nested else "")
         second = ("rope_theta", compress, path) if nested else ("compress_rope_theta", data, "")
         figures = {"rope_theta": self.number(*theta), "compress_rope_theta": self.number(*second)}
-        kind = compress.get("rope_type", compress.get("type", "default"))
+        kind = _rope_type(compress)
+        if nested and _rope_type(main) != "default":
+            self.odd("rope_parameters.main.rope_type", repr(_rope_type(main)), "'default'")
         if kind == "default":
             return {**figures, "rope_factor": 1.0}
         if kind != "yarn":
             self.odd(f"{path}rope_type", repr(kind), "'yarn' or 'default'")
             return figures
-        if compress.get("attention_factor", 1) not in (1, None):
-            found = repr(compress["attention_factor"])
+        # Transformers fills the field in as 1 where rope_scaling is flat, and not where it is nested.
+        given = compress.get("attention_factor", None if nested else 1)
+        if given != 1:
+            found = "nothing: Transformers would compute one" if given is None else repr(given)
             self.odd(f"{path}attention_factor", found, "1: cos and sin are not scaled")
         return figures | {
             "rope_factor": self.number("factor", compress, path),
@@ -208,6 +224,14 @@ class _Reader:
                 self.odd(name, str(value), f"a multiple of {tile}")
         if cfg.rope_dim % 2 or not 0 < cfg.rope_dim < cfg.head_dim:
             self.odd("qk_rope_head_dim", str(cfg.rope_dim), f"an even number below {cfg.head_dim}")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value <= 1
+
+
+def _rope_type(parameters: Mapping[str, Any]) -> Any:
+    return parameters.get("rope_type", parameters.get("type", "default"))
 
 
 def named(cfg: Config) -> Config:
