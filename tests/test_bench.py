@@ -188,7 +188,10 @@ def test_percentiles_lie_between_neighbours_in_proportion():
 # -- outputs are judged before anything is timed ---------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", [name for name, e in KERNELS.items() if e.query == "int8"])
+BENCHED = [name for name, e in KERNELS.items() if e.query == "int8" and not e.cached]
+
+
+@pytest.mark.parametrize("kernel", BENCHED)
 def test_outputs_are_judged_in_parts_as_they_would_be_whole(kernel):
     several = problem(131, kernel)
     outputs = several.entry.reference(several.values, DEMO, torch.float32)
@@ -358,6 +361,7 @@ def test_cold_takes_as_many_copies_as_no_cache_can_hold():
         (("--cold",), "larger preset"),
         (("no_such_kernel",), "no_such_kernel"),
         (("prefill_bf16",), "has no INT8 product"),
+        (("cached",), "writes a cache too, and no peer does"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_status_2(quick, arguments, complaint):

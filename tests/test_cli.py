@@ -264,8 +264,9 @@ def test_help_says_the_defaults_and_has_examples(verb, defaults):
 
 @pytest.mark.parametrize("verb", [["accuracy"], ["bench"]])
 def test_a_file_that_could_not_be_written_is_refused_before_the_work(verb, tmp_path):
+    (tmp_path / "file").write_text("")
     for file, found in (
-        (tmp_path / "none" / "a.json", "in a folder that does not exist"),
+        (tmp_path / "file" / "a.json", "cannot be made"),
         (tmp_path, "is a folder"),
     ):
         result = CliRunner().invoke(app, [*verb, "--json", str(file)], env={"COLUMNS": "400"})

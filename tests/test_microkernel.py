@@ -229,7 +229,7 @@ def vector_spills(text: str) -> list[str]:
         (aarch64("i8mm"), INT8, (6, 1)),
         (aarch64("bf16", "i8mm"), BF16, (6, 1)),
     ],
-    ids=str,
+    ids=lambda value: value.name if isinstance(value, Machine) else str(value),
 )
 def test_the_largest_tile_fits_the_registers(
     machine: Machine, dtype: DType, tile: tuple[int, int]

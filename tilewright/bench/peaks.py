@@ -38,7 +38,7 @@ PRODUCTS = (INT8, BF16, FP32)
 # Accumulators of the loops that only multiply: rows x columns, by the number of vector registers.
 # 12 are enough for two units of latency 4 to 5, 24 for one of 11; more would not fit.
 REGISTER_TILES = {32: ((4, 3), (6, 4)), 16: ((4, 2), (4, 3))}
-STREAMS = (1, 4)  # a prefetcher follows one stream a page; some memories want several at once
+STREAMS = (1, 4, 8)  # a prefetcher follows one stream a page; some memories want several at once
 TILE_ROW = (
     512  # bytes of K: a panel block of 64 columns is 32 KiB, as small as a first-level cache is
 )

@@ -109,6 +109,11 @@ def check(request: Request) -> None:
                 f"{entry.name} has no INT8 product, and roofline and peers are those of one",
                 help="`tilewright check` times it beside FP32 Torch",
             )
+        if entry.cached:
+            raise ArgumentValueError(
+                f"{entry.name} writes a cache too, and no peer does",
+                help="bench `decode`, which is the same without the cache",
+            )
     if request.cold:
         copies_for(work_of(PRESETS[request.preset], 1), host())
 

@@ -10,10 +10,17 @@ import typer
 
 
 def writable(file: Path | None) -> Path | None:
-    """For a file that is written when all is done: typer.BadParameter now, if it could not be then."""
-    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-        found = "a folder" if file.is_dir() else f"in a folder that does not exist, {file.parent}"
-        raise typer.BadParameter(f"{file} is {found}")
+    """For a file that is written when all is done: its folder is made now, and typer.BadParameter is raised
+    where it could not be written then.
+    """
+    if file is None:
+        return None
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"the folder of {file} cannot be made: {error.strerror}") from None
     return file
 
 
