@@ -1,4 +1,4 @@
-"""Prefill compressor: packed tokens of several requests; ratio 4 (overlapping windows) and 128; a state for the tail."""
+"""Prefill compressor: packed tokens of several requests; ratio 4 (overlapping windows) and 128, with state."""
 
 import pypto.language as pl
 
