@@ -320,6 +320,19 @@ def test_integers_that_do_not_matter_are_no_mistake():
     assert reports_of(text, torch.ones(1, 4, dtype=torch.int32), torch.zeros(1, 4).int()) == []
 
 
+@pl.jit
+def tail_in_fp8(x: pl.Tensor[[5, 8], pl.FP32], y: pl.Out[pl.Tensor[[5, 8], pl.FP8E4M3FN]]):
+    with pl.at(level=pl.Level.CORE_GROUP):
+        part = pl.slice(x, [8, 8], [0, 0], valid_shape=[5, 8])
+        y[0:5, :] = pl.cast(pl.row_expand_div(part, pl.row_max(part)), target_type=pl.FP8E4M3FN)
+
+
+def test_invalid_rows_cast_to_fp8_are_no_mistake():
+    x, y = torch.rand(5, 8), torch.zeros(5, 8).to(torch.float8_e4m3fn)
+    assert not tilewright.check(tail_in_fp8, x, y)
+    assert torch.equal(y.float(), (x / x.amax(1, keepdim=True)).to(torch.float8_e4m3fn).float())
+
+
 # Ways to ask for it
 
 

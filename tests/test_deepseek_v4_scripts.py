@@ -9,7 +9,7 @@ import pytest
 from test_scripts import tilewright
 
 SCRIPTS = Path(__file__).parent / "scripts" / "deepseek_v4"
-CHEAP = ("compressor_ratio128", "experts_atomic", "hc_pre_syncall", "lm_head_lanes")
+CHEAP = ("compressor_ratio128", "experts_atomic", "hc_pre_syncall", "lm_head_lanes", "narrow_types")
 # What `decode_layer` imports from (csa_attention, hc_pre, hc_post, moe, o_proj) runs there.
 NATIVE = (
     "compressor_ratio128",  # state and paged cache carried in InOut tensors, positions per sequence
@@ -20,6 +20,9 @@ NATIVE = (
     "indexer",  # top-512 of 8192 by four sorted parts
     "lm_head",  # vocabulary chunks by block number, then argmax
     "lm_head_lanes",  # two lanes, dynamic rows
+    "mtp",  # the draft head, and a scalar walk over requests that ends at the first wrong draft
+    "narrow_types",  # FP8 in memory, bytes taken apart by bits, BOOL and INT64 results
+    "prefill_compressor",  # packed requests, overlapping windows, a state that goes on in the next call
     "prefill_attn_swa",  # a while loop over pages, dynamic tokens and blocks
 )
 

@@ -59,6 +59,15 @@ def test_the_default_takes_equal_infinities_and_never_nan():
         validate_golden({"y": nan}, {"y": nan})
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_the_default_compares_fp8_as_the_numbers_they_are(dtype):
+    right = torch.tensor([1.0, -2.0, 0.5, 0.0]).to(dtype)
+    wrong = torch.tensor([1.0, -2.0, 0.75, 0.0]).to(dtype)
+    validate_golden({"y": right}, {"y": right.clone()})
+    with pytest.raises(AssertionError, match=r"\[2\] actual=0\.75, expected=0\.5"):
+        validate_golden({"y": wrong}, {"y": right})
+
+
 def test_the_default_wants_one_dtype():
     with pytest.raises(AssertionError, match=r"torch\.int32, the golden is .* torch\.int64"):
         validate_golden(
