@@ -200,6 +200,9 @@ IMPORTS = """
     import pypto.language
     from pypto import language
     from pypto.language import tile, BF16
+    from pypto.backend import BackendType, set_backend_type
+    from pypto.ir import OptimizationStrategy
+    from pypto.ir.pass_manager import OptimizationStrategy as Strategy
     from pypto.runtime import RunConfig, ScalarSpec, TensorSpec, run
     import golden
     from golden import (
@@ -214,14 +217,16 @@ IMPORTS = """
         assert pl is language is pypto.language is tilewright.language
         assert tile is pl.tile and golden is tilewright.golden
         assert Again is TensorSpec is tilewright.golden.TensorSpec
+        assert RunConfig is golden.RunConfig and Strategy is OptimizationStrategy
+        assert BackendType.Ascend910B != BackendType.Ascend950
         assert tilewright.language.__spec__.name == "tilewright.language"
         try:
-            import pypto.ir
+            import pypto.frontend
         except ModuleNotFoundError as reason:
-            assert "tilewright stands in for pypto and has no pypto.ir" in str(reason)
+            assert "tilewright stands in for pypto and has no pypto.frontend" in str(reason)
             assert "pypto.language" in str(reason)
         else:
-            raise SystemExit("pypto.ir was found")
+            raise SystemExit("pypto.frontend was found")
     """
 
 
