@@ -201,7 +201,7 @@ IMPORTS = """
     from pypto import language
     from pypto.language import tile, BF16
     from pypto.backend import BackendType, set_backend_type
-    from pypto.ir import OptimizationStrategy
+    from pypto.ir import OptimizationStrategy, compile
     from pypto.ir.pass_manager import OptimizationStrategy as Strategy
     from pypto.runtime import RunConfig, ScalarSpec, TensorSpec, run
     import golden
@@ -220,6 +220,10 @@ IMPORTS = """
         assert RunConfig is golden.RunConfig and Strategy is OptimizationStrategy
         assert BackendType.Ascend910B != BackendType.Ascend950
         assert tilewright.language.__spec__.name == "tilewright.language"
+        try:
+            compile(print, dump_passes=True)
+        except TypeError as reason:
+            assert "ir.compile wants a @pl.program class, got print" in str(reason)
         try:
             import pypto.frontend
         except ModuleNotFoundError as reason:

@@ -25,6 +25,7 @@ STAND_INS = {
     "golden": "tilewright.golden",
     "golden.runner": "tilewright.golden.run",
     "golden.spec": "tilewright.golden.spec",
+    "golden.tensor_spec": "tilewright.golden.spec",
     "golden.validation": "tilewright.golden",
 }
 
