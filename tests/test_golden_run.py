@@ -7,7 +7,7 @@ import torch
 from golden_kernels import PythonKernel
 
 import tilewright.language as pl
-from tilewright.golden import ScalarSpec, TensorSpec, close, run, run_jit
+from tilewright.golden import RunConfig, ScalarSpec, TensorSpec, close, run, run_jit
 
 
 def double(x, y):
@@ -341,12 +341,36 @@ def test_results_that_the_specs_do_not_foresee_are_named():
 
 
 def test_a_golden_of_an_older_draft_takes_tensors_and_params():
-    from tilewright.scripts.pypto import runtime
-
     def golden(tensors, params):
         assert not params
         tensors["y"][:] = tensors["x"] * 2
 
-    config = runtime.RunConfig(platform="a2a3sim", rtol=1e-6)
-    assert runtime.run(PythonKernel(double), specs(), golden=golden, config=config).passed
-    assert runtime.run(PythonKernel(double), specs(), golden=doubled).passed
+    config = RunConfig(platform="a2a3sim", rtol=1e-6, strategy="Default", backend_type="910B")
+    assert run(PythonKernel(double), specs(), golden=golden, config=config).passed
+    assert run(program=PythonKernel(double), tensor_specs=specs(), golden=doubled).passed
+
+
+def test_settings_of_an_older_draft_are_those_of_a_run(capsys):
+    def nearly(x, y):
+        y.copy_(x * 2.01)
+
+    devices = {"platform": "a2a3sim", "device_id": 3, "runtime_profiling": True}
+    loose = RunConfig(rtol=0.1, atol=0.1, compile={"dump_passes": True}, runtime=devices)
+    given = {"tensor_specs": specs(), "golden_fn": doubled}
+    assert run_jit(PythonKernel(nearly), **given, config=loose).passed
+    printed = capsys.readouterr().out
+    assert "platform a2a3sim, device_id 3: this CPU stands in for it" in printed
+    assert "runtime_profiling: no trace is written" in printed
+    assert not run_jit(PythonKernel(nearly), **given, config=loose, rtol=0, atol=0).passed
+    only = run_jit(PythonKernel(nearly), specs(), doubled, config=RunConfig(codegen_only=True))
+    assert only.passed
+    assert not only.outputs
+
+
+def test_a_setting_of_another_device_is_said_to_do_nothing_and_a_slip_is_refused(capsys):
+    assert RunConfig(pto_isa_commit="3186c381").keywords() == RunConfig().keywords()
+    assert "pto_isa_commit: RunConfig takes it, it does nothing here" in capsys.readouterr().out
+    with pytest.raises(TypeError, match=r"no 'rtoll'(?s:.*)did you mean rtol\?"):
+        RunConfig(rtoll=1e-3)
+    with pytest.raises(TypeError, match="config is a dict, wanted a RunConfig"):
+        run(PythonKernel(double), specs(), doubled, config={"rtol": 1e-3})

@@ -9,11 +9,18 @@ import pytest
 from test_scripts import tilewright
 
 SCRIPTS = Path(__file__).parent / "scripts" / "library"
-RUNS = {"decode_attention_block": 1, "gemm_table": 7, "moe_swiglu": 1, "w8a8_split_k": 4}
+RUNS = {
+    "decode_attention_block": 1,
+    "gemm_table": 7,
+    "moe_swiglu": 1,
+    "spring_drafts": 2,
+    "w8a8_split_k": 4,
+}
 
 
 @pytest.mark.parametrize(
-    ("backend", "names"), [("native", list(RUNS)), ("interpreter", ["moe_swiglu", "w8a8_split_k"])]
+    ("backend", "names"),
+    [("native", list(RUNS)), ("interpreter", ["moe_swiglu", "spring_drafts", "w8a8_split_k"])],
 )
 def test_every_script_of_the_library_agrees_with_its_goldens(tmp_path, backend, names):
     report = tmp_path / "all.json"

@@ -163,7 +163,7 @@ def test_a_traceback_begins_in_the_script(tmp_path):
     ("line", "status"),
     [
         ("import torch_of_another_machine", "unsupported"),
-        ("from pypto.backend import BackendType", "unsupported"),
+        ("from pypto.frontend import parse", "unsupported"),
         ("getattr(pl, 'word' + 'less')", "unsupported"),
         ("pl.add(1, 2)", "unsupported"),
         ("assert pl is None", "fail"),
@@ -200,6 +200,9 @@ IMPORTS = """
     import pypto.language
     from pypto import language
     from pypto.language import tile, BF16
+    from pypto.backend import BackendType, set_backend_type
+    from pypto.ir import OptimizationStrategy, compile
+    from pypto.ir.pass_manager import OptimizationStrategy as Strategy
     from pypto.runtime import RunConfig, ScalarSpec, TensorSpec, run
     import golden
     from golden import (
@@ -214,14 +217,20 @@ IMPORTS = """
         assert pl is language is pypto.language is tilewright.language
         assert tile is pl.tile and golden is tilewright.golden
         assert Again is TensorSpec is tilewright.golden.TensorSpec
+        assert RunConfig is golden.RunConfig and Strategy is OptimizationStrategy
+        assert BackendType.Ascend910B != BackendType.Ascend950
         assert tilewright.language.__spec__.name == "tilewright.language"
         try:
-            import pypto.ir
+            compile(print, dump_passes=True)
+        except TypeError as reason:
+            assert "ir.compile wants a @pl.program class, got print" in str(reason)
+        try:
+            import pypto.frontend
         except ModuleNotFoundError as reason:
-            assert "tilewright stands in for pypto and has no pypto.ir" in str(reason)
+            assert "tilewright stands in for pypto and has no pypto.frontend" in str(reason)
             assert "pypto.language" in str(reason)
         else:
-            raise SystemExit("pypto.ir was found")
+            raise SystemExit("pypto.frontend was found")
     """
 
 

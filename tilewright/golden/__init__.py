@@ -2,7 +2,7 @@
 
 Open `spec` for what an input is, `run` for the stages, `policies` and `comparators` for how an
 output is judged, `report` for what a judgement says, `replay` for frozen inputs, `guards` for
-poisoned outputs.
+poisoned outputs, `drafts` for how older scripts call all this.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tilewright.golden.comparators import (
     ratio_reldiff,
     topk_pair_compare,
 )
+from tilewright.golden.drafts import RunConfig
 from tilewright.golden.policies import Case, Policy, close, codes_within
 from tilewright.golden.pools import mapped_pool_ratio_allclose
 from tilewright.golden.report import OutputReport, Worst
@@ -24,6 +25,7 @@ __all__ = [
     "Case",
     "OutputReport",
     "Policy",
+    "RunConfig",
     "RunResult",
     "ScalarSpec",
     "Spec",

@@ -18,6 +18,7 @@ from torch import Tensor
 from tilewright import knobs
 from tilewright.errors import ArgumentError, KernelError, SpecTypeError, author_line, like
 from tilewright.golden import replay
+from tilewright.golden.drafts import called_as_in_drafts
 from tilewright.golden.launch import Launch, given_to
 from tilewright.golden.policies import Case
 from tilewright.golden.reference import Golden, GoldenError, compute
@@ -48,10 +49,12 @@ TRACE_KEYS = (
     "enable_dep_gen",
     "enable_dump_tensor",
     "enable_pmu",
+    "runtime_profiling",
 )
 RUNTIME_KEYS = frozenset({*DEVICE_KEYS, *TRACE_KEYS, "backend", "log_level", "threads"})
 
 
+@called_as_in_drafts
 def run_jit(
     fn: Any,
     specs: Sequence[Spec],
@@ -84,6 +87,8 @@ def run_jit(
     and golden below `work_dir`; `strict` poisons the outputs, guards the memory around them and
     fails a kernel that writes to an input; `repeats` warm calls are timed (the knob PYPTO_BENCH
     asks for some as well), and must give the same bits as the first.
+
+    As older drafts say it: `tensor_specs` for specs, `golden` for golden_fn, `config=RunConfig(…)` for settings.
 
     Raises TypeError for an unknown key in compile_cfg or runtime_cfg, ValueError for specs or
     comparators that do not fit together, and whatever the compiler or the kernel raises.
@@ -178,6 +183,7 @@ def _check(fn: Any, rtol: Any, atol: Any) -> None:
             )
 
 
+@called_as_in_drafts
 def run(program: Any, specs: Sequence[Spec], *args: Any, **kwargs: Any) -> RunResult:
     """`run_jit` for a `@pl.program` class; the arguments after `specs` are those of `run_jit`.
 

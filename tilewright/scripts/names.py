@@ -15,6 +15,9 @@ from types import ModuleType
 
 STAND_INS = {
     "pypto": "tilewright.scripts.pypto",
+    "pypto.backend": "tilewright.scripts.pypto.backend",
+    "pypto.ir": "tilewright.scripts.pypto.ir",
+    "pypto.ir.pass_manager": "tilewright.scripts.pypto.ir.pass_manager",
     "pypto.language": "tilewright.language",
     "pypto.language.tensor": "tilewright.language.tensor",
     "pypto.language.tile": "tilewright.language.tile",
@@ -22,8 +25,11 @@ STAND_INS = {
     "golden": "tilewright.golden",
     "golden.runner": "tilewright.golden.run",
     "golden.spec": "tilewright.golden.spec",
+    "golden.tensor_spec": "tilewright.golden.spec",
     "golden.validation": "tilewright.golden",
 }
+
+PACKAGES = {name.rpartition(".")[0] for name in STAND_INS}
 
 
 class StandIns(MetaPathFinder, Loader):
@@ -44,7 +50,7 @@ class StandIns(MetaPathFinder, Loader):
                 f"there are {', '.join(n for n in STAND_INS if n.startswith(root))}",
                 name=fullname,
             )
-        return ModuleSpec(fullname, self, is_package=fullname in ("pypto", "golden"))
+        return ModuleSpec(fullname, self, is_package=fullname in PACKAGES)
 
     def exec_module(self, module: ModuleType) -> None:
         """Put our module where the import system expects the one it made."""

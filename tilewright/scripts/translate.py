@@ -39,7 +39,7 @@ def in_our_words(error: BaseException, script: str) -> BaseException:
 
 CALL = re.compile(r"([\w.]+)\(\) (.*)", re.DOTALL)
 # What a script calls of ours, by the name that Python's complaints begin with.
-OFFERED = ("run_jit", "run", "TensorSpec", "ScalarSpec")
+OFFERED = ("run_jit", "run", "RunConfig", "TensorSpec", "ScalarSpec")
 
 
 def _help(owner: str, text: str) -> str:
