@@ -116,3 +116,16 @@ def test_memory_beside_the_results_does_not_grow_with_the_tokens():
     assert len(rows) == 6
     assert all(float(row[2]) > 23 for row in rows)
     assert all(float(row[-1].strip(" |")) < 8 for row in rows)
+
+
+def test_words_are_timed_alone_and_beside_an_earlier_run(tmp_path):
+    script, file = SWEEPS.parent / "words.py", tmp_path / "words.json"
+    for more in ([], ["--against", str(file)]):
+        command = [sys.executable, str(script), "abs", "--rounds", "1", "--json", str(file), *more]
+        path = os.pathsep.join([str(SWEEPS.parents[1]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert list(json.loads(file.read_text())) == ["abs"]
+    assert "before" in done.stdout

@@ -24,7 +24,7 @@ from tilewright.cli.app import app
 from tilewright.cli.blocking import paragraphs, products
 from tilewright.cli.show import front_end
 from tilewright.codegen.llvm.microkernel import choose
-from tilewright.dtypes import BF16, INT8, DType
+from tilewright.dtypes import BF16, FP32, INT8, DType
 from tilewright.ir.parser import parse
 from tilewright.machine import KIB, MIB, Machine, aarch64, avx2, avx512, generic_x86_64
 from tilewright.passes.block_rows import block_rows
@@ -168,3 +168,14 @@ def test_machines_with_one_order_of_products_are_those_that_numerics_names() -> 
     assert orders["arm-dot"] == orders["arm-matrix"]
     assert orders["avx2"] == orders["avx2-vnni"] == orders["arm"]
     assert len({orders[name] for name in ("avx512", "avx2", "x86-64", "arm-dot")}) == 4
+
+
+def test_a_panel_may_outgrow_the_second_level_where_rows_are_many_and_widened():
+    """The left side is made FP32 once a task: wider tasks do that less often. Bits do not depend on it."""
+    streams = blocking.panel_streams
+    assert streams(128, 256, 4096, BF16, avx2())
+    assert not panel_fits(4096 * 2, 256, avx2())
+    assert not streams(8, 256, 4096, BF16, avx2())  # nothing would pay for the panel's way
+    assert not streams(128, 4096, 4096, BF16, avx2())  # not even the third level holds it
+    assert not streams(128, 256, 4096, BF16, avx512("avx512vnni", "avx512bf16"))
+    assert not streams(128, 256, 4096, FP32, avx2())

@@ -293,3 +293,33 @@ func f(inout %x: tensor<26x64, FP32>) {
 def test_a_few_columns_of_a_few_rows_are_kept(columns: int):
     """LLVM aborts on a load under a mask of which it knows that the upper half is off."""
     agree_on_text(KEPT.replace("COLUMNS", str(columns)), draw((26, 64), torch.float32))
+
+
+@pytest.mark.parametrize("dtype", STORAGES, ids=str)
+def test_squares_are_turned_in_registers_and_edges_beside_them(dtype: torch.dtype):
+    checks = Checks()
+    for shape in ((64, 64), (33, 70), (16, 7), (7, 100), (1, 40), (40, 1)):
+        x = checks.take(draw(shape, dtype, shape[1]))
+        checks.expect(checks.op("transpose", x, axis1=0, axis2=1), f"{shape}")
+    cube = checks.take(draw((18, 3, 35), dtype, 3))
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        checks.expect(checks.op("transpose", cube, axis1=i, axis2=j), f"axes {i} and {j}")
+    counts = torch.tensor([0, 1, 16, 37, 48], dtype=torch.int32)
+    whole = draw((48, 48), dtype, 4)
+    for r, c in ((0, 3), (1, 1), (2, 4), (3, 3), (4, 2)):
+        rows, columns = checks.scalar(counts, r), checks.scalar(counts, c)
+        turned = checks.op("transpose", checks.take(whole, [rows, columns]), axis1=0, axis2=1)
+        checks.expect(checks.op("maximum", turned, turned), f"valid {counts[r]}, {counts[c]}")
+    checks.run()
+
+
+@pytest.mark.parametrize("dtype", STORAGES, ids=str)
+def test_a_reshape_moves_the_longest_pieces_of_both_shapes(dtype: torch.dtype):
+    checks = Checks()
+    array = draw((6, 80), dtype, 1)
+    x = checks.op("maximum", checks.take(array), checks.take(array))
+    for shape in ((10, 48), (4, 120), (2, 5, 48), (160, 3), (3, 2, 80), (15, 32), (480,)):
+        made = checks.op("reshape", x, shape=shape)
+        checks.expect(checks.op("minimum", made, made), f"{shape}")
+        checks.expect(checks.op("reshape", made, shape=(8, 60)), f"{shape} and on")
+    checks.run()

@@ -195,3 +195,33 @@ def test_topk_of_a_ragged_row(n: int):
     wanted, order = torch.topk(scores[:, :n], 64)
     assert torch.equal(values, wanted)
     assert torch.equal(places, order.int())
+
+
+@pl.jit
+def merged_unequal(x: pl.Tensor, values: pl.Out[pl.Tensor], places: pl.Out[pl.Tensor]):
+    """Lists of 32 and of 128 pairs, which come in either order."""
+    with pl.at(level=CORE):
+        pairs = pl.sort32(x, pl.arange(0, [1, 160], dtype=pl.UINT32))
+        long = pl.mrgsort(pairs[:, 64:320], block_len=64)
+        both = pl.mrgsort(pairs[:, 0:64], long)
+        values[0:1, :] = pl.gather(both, mask_pattern=PATTERN.P0101)
+        places[0:1, :] = pl.gather(both, mask_pattern=PATTERN.P1010, output_dtype=pl.INT32)
+        turned = pl.mrgsort(long, pairs[:, 0:64])
+        values[1:2, :] = pl.gather(turned, mask_pattern=PATTERN.P0101)
+        places[1:2, :] = pl.gather(turned, mask_pattern=PATTERN.P1010, output_dtype=pl.INT32)
+
+
+@pytest.mark.parametrize("low", [-8.0, 0.0, 8.0])
+def test_a_short_list_and_a_long_one_are_merged_from_both_ends(low: float):
+    """The short list's values lie below the long one's, among them, above them; equals are on both sides."""
+    x = many_ties((1, 160), torch.float32, 7)
+    x[:, :32] = torch.arange(32) // 3 / 8 + low
+    x[:, 40:90] = torch.arange(50) // 2 / 8
+    _, values, places = agree(
+        merged_unequal, x, torch.zeros(2, 160), torch.zeros(2, 160, dtype=torch.int32)
+    )
+    wanted, order = stable(x)
+    torch.testing.assert_close(values[:1], wanted, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(places[:1], order)
+    wanted, order = stable(torch.cat([x[:, 32:], x[:, :32]], 1))
+    assert torch.equal(places[1:], ((order + 32) % 160).int())

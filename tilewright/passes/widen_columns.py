@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tilewright.blocking import panel_fits
+from tilewright.blocking import panel_fits, panel_streams
+from tilewright.dtypes import DType
 from tilewright.ir.affine import Affine, Movement, affine
 from tilewright.ir.nodes import Block, Function, Op, Operand, Value, index, make_attrs
 from tilewright.ir.ops import lookup
@@ -29,6 +30,8 @@ TASKS = 16
 # A widened tile stays at or below this many columns; wider ones gain nothing and fill the caches.
 MOST_COLUMNS = 512
 
+Sides = tuple[int, int, DType]  # of a product: rows, K, and what is multiplied
+
 
 def widen_columns(fn: Function, machine: Machine) -> Function:
     """Give a loop over column tiles fewer turns over wider tiles.
@@ -37,8 +40,8 @@ def widen_columns(fn: Function, machine: Machine) -> Function:
             through) that reads and writes tensors either at columns that move on by just one tile a turn,
             or at windows that do not move; and that does nothing across columns.
     Gives:  the same values bit for bit: every column is computed by the same ops, a product's K included.
-            The panel of a widened product takes at most half of the second-level cache, and a shared loop
-            keeps enough turns to share out.
+            The panel of a widened product takes at most half of the second-level cache, or more where many
+            rows share it and are made FP32 for every task; a shared loop keeps enough turns to share out.
     Leaves: reductions along the row, gathers, windows that overlap or leave gaps, work on scalars that
             differ from turn to turn.
     """
@@ -64,36 +67,42 @@ class _Widener:
         widths = self.moving_width(op, turns.step)
         if widths is None:
             return op
-        width, depth_bytes = widths
-        times = self.times(op, len(turns), width, depth_bytes)
+        width, products = widths
+        times = self.times(op, len(turns), width, products)
         if times == 1:
             return op
         body = self.widened(op.blocks[0], times)
         return replace(op, operands=(*op.operands[:2], index(turns.step * times)), blocks=(body,))
 
-    def times(self, loop: Op, trips: int, width: int, depth_bytes: int) -> int:
+    def times(self, loop: Op, trips: int, width: int, products: Sequence[Sides]) -> int:
         """How many turns become one: the most that divides the trip count and respects the limits."""
         shared = loop.attr("kind") in ("parallel", "spmd")
         for times in range(trips, 1, -1):
             columns = width * times
             if trips % times or columns > MOST_COLUMNS:
                 continue
-            if not panel_fits(depth_bytes, columns, self.machine):
+            if not all(self.affordable(sides, columns) for sides in products):
                 continue
             if shared and trips // times < TASKS:
                 continue
             return times
         return 1
 
+    def affordable(self, sides: Sides, columns: int) -> bool:
+        """Whether a product's panel of so many columns is one that the caches serve well."""
+        m, k, dtype = sides
+        fits = panel_fits(k * dtype.nbytes, columns, self.machine)
+        return fits or panel_streams(m, columns, k, dtype, self.machine)
+
     # Which values have the loop's columns
 
-    def moving_width(self, loop: Op, step: int) -> tuple[int, int] | None:
-        """(columns a turn, bytes of K behind a column of its products); None when columns are not independent."""
+    def moving_width(self, loop: Op, step: int) -> tuple[int, list[Sides]] | None:
+        """(columns a turn, its products); None when columns are not independent."""
         self.movement = Movement(loop, self.defined)
         self.wide: set[Value] = set()
         moving = [self.window(op, step) for op in ops_in(loop) if op.name == "load"]
         self.constants = {width for width in moving if width}
-        width, depth = 0, 0
+        width, products = 0, list[Sides]()
         for op in ops_in(loop.blocks[0]):
             if op.name in ("at", "yield") and not op.operands:
                 if op.results:
@@ -107,8 +116,8 @@ class _Widener:
             width = width or found
             if op.name == "matmul" or op.name == "matmul_acc":
                 b = tile_type_of(op.operands[-4])
-                depth = max(depth, b.shape[0] * b.dtype.nbytes)
-        return (width, depth) if width and self.keeps_apart(loop) else None
+                products.append((shape_of(op.result)[0], b.shape[0], b.dtype))
+        return (width, products) if width and self.keeps_apart(loop) else None
 
     def columns(self, op: Op, step: int) -> int | None:
         """The moving columns that `op` handles; 0 when it has to do with none; None when it mixes them."""

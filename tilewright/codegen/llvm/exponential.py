@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from tilewright.codegen.llvm.polynomials import polynomial, times
 from tilewright.codegen.llvm.types import F32, I32
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ def exp(lanes: Lanes, x: ir.Value) -> ir.Value:
     b = lanes.b
     x = b.select(b.fcmp_ordered(">", x, lanes.same(x, EXP_MOST)), lanes.same(x, EXP_MOST), x)
     x = b.select(b.fcmp_ordered("<", x, lanes.same(x, EXP_LEAST)), lanes.same(x, EXP_LEAST), x)
-    shifted = _times(lanes, x, LOG2_E, lanes.same(x, WHOLE))
+    shifted = times(lanes, x, LOG2_E, lanes.same(x, WHOLE))
     turns = b.fsub(shifted, lanes.same(x, WHOLE))
-    r = _times(lanes, turns, -LN2_HIGH, x)
-    r = _times(lanes, turns, -LN2_LOW, r)
+    r = times(lanes, turns, -LN2_HIGH, x)
+    r = times(lanes, turns, -LN2_LOW, r)
     whole = b.bitcast(shifted, lanes.like(I32, x))
     power = b.sub(whole, lanes.same(whole, WHOLE_BITS))
-    tail = b.fmul(b.fmul(r, r), _polynomial(lanes, r, EXP))
+    tail = b.fmul(b.fmul(r, r), polynomial(lanes, r, EXP))
     near = b.fadd(b.fadd(tail, r), lanes.same(r, 1.0))
     half = b.ashr(power, lanes.same(power, 1))  # 2^128 is no float, and neither is 2^-150
     return b.fmul(
@@ -75,10 +76,10 @@ def log(lanes: Lanes, x: ir.Value) -> ir.Value:
     scaled = b.select(small, b.sub(power, lanes.same(bits, 23)), power)
     turns = b.sitofp(scaled, x.type)
     square = b.fmul(f, f)
-    tail = b.fmul(b.fmul(square, f), _polynomial(lanes, f, LOG))
-    tail = _times(lanes, turns, LN2_LOW, tail)
-    tail = _times(lanes, square, -0.5, tail)
-    found = _times(lanes, turns, LN2_HIGH, b.fadd(f, tail))
+    tail = b.fmul(b.fmul(square, f), polynomial(lanes, f, LOG))
+    tail = times(lanes, turns, LN2_LOW, tail)
+    tail = times(lanes, square, -0.5, tail)
+    found = times(lanes, turns, LN2_HIGH, b.fadd(f, tail))
     infinity = lanes.same(x, float("inf"))
     found = b.select(b.fcmp_ordered("==", x, infinity), infinity, found)
     zero = lanes.same(x, 0.0)
@@ -91,23 +92,3 @@ def _power_of_two(lanes: Lanes, power: ir.Value) -> ir.Value:
     b = lanes.b
     bits = b.shl(b.add(power, lanes.same(power, 127)), lanes.same(power, 23))
     return b.bitcast(bits, lanes.like(F32, power))
-
-
-def _polynomial(lanes: Lanes, x: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
-    found: ir.Value = lanes.same(x, coefficients[0])
-    for number in coefficients[1:]:
-        found = _fma(lanes, found, x, lanes.same(x, number))
-    return found
-
-
-def _times(lanes: Lanes, x: ir.Value, number: float, y: ir.Value) -> ir.Value:
-    """x * number + y."""
-    return _fma(lanes, x, lanes.same(x, number), y)
-
-
-def _fma(lanes: Lanes, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-    """x * y + z, rounded once where the machine can."""
-    machine = lanes.machine
-    if machine.is_aarch64 or machine.has("fma") or machine.vector_bits == 512:
-        return lanes.call("fma", x.type, x, y, z)
-    return lanes.b.fadd(lanes.b.fmul(x, y), z)

@@ -324,10 +324,7 @@ class FunctionEmitter:
         if not scattered and op.result not in self.copies:
             return
         target = self.new_tile(tile_type_of(op.result))
-        if scattered:
-            self.on_one_thread(lambda: moves.gather_elements(self, target, source))
-        else:
-            self.on_one_thread(lambda: RowEmitter(self).copy(target, source))
+        self.on_one_thread(lambda: moves.copy_anyhow(self, target, source))
         self.env[op.result] = target
         self.owned.add(op.result)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tilewright.codegen.llvm import exponential, fp8
+from tilewright.codegen.llvm import exponential, fp8, trigonometric
 from tilewright.codegen.llvm.types import (
     BFLOAT,
     F16,
@@ -314,7 +314,9 @@ class Lanes:
                 return exponential.exp(self, x)
             case "log":
                 return exponential.log(self, x)
-        return self.call(name, x.type, x)  # sqrt, sin, cos
+            case "sin" | "cos":
+                return trigonometric.sine(self, x, name == "cos")
+        return self.call(name, x.type, x)  # sqrt
 
     def compare(self, kind: str, dtype: DType, x: ir.Value, y: ir.Value) -> ir.Value:
         """One bit a lane; NaN compares false except `ne`."""

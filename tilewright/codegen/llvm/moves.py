@@ -1,14 +1,17 @@
-"""Data moved across rows: what a sweep cannot do. Plain loops, element by element or row by row."""
+"""Data moved across rows: what a sweep cannot do. Row by row where rows are dense, by turned squares or element
+by element where not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd, prod
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from tilewright.codegen.llvm.places import Extent, Place, value_of
 from tilewright.codegen.llvm.rows import RowEmitter
+from tilewright.codegen.llvm.turn import copy_turned
 from tilewright.codegen.llvm.types import I64, const, counted, memory_type, zero
 from tilewright.ir.nodes import Op
 from tilewright.ir.typed import shape_of, tile_type_of
@@ -42,20 +45,14 @@ def fill(owner: FunctionEmitter, place: Place, element: ir.Value) -> None:
     each(owner, place.shape, lambda at: owner.b.store(element, place.at(owner.b, at)))
 
 
-def clear_tile(owner: FunctionEmitter, place: Place) -> None:
-    """Every element 0, so that what a window does not cover is defined."""
-    fill(owner, place, zero(memory_type(place.dtype)))
-
-
-def gather_elements(owner: FunctionEmitter, target: Place, source: Place) -> None:
-    """Copy the valid elements of a place whose columns are not next to each other."""
+def copy_anyhow(owner: FunctionEmitter, target: Place, source: Place) -> None:
+    """A place into a tile of its shape, whatever the strides; what is not valid becomes 0."""
+    if source.is_dense:
+        RowEmitter(owner).copy(target, source)
+        return
     if not source.all_valid:
-        clear_tile(owner, target)
-    each(
-        owner,
-        source.valid,
-        lambda at: owner.b.store(load(owner, source, at), target.at(owner.b, at)),
-    )
+        owner.clear(target.address, target.shape[0] * target.strides[0])
+    copy_turned(owner, target, source)
 
 
 def give(owner: FunctionEmitter, op: Op, place: Place) -> None:
@@ -81,15 +78,14 @@ def emit_store(owner: FunctionEmitter, op: Op) -> None:
 
 def emit_transpose(owner: FunctionEmitter, op: Op) -> None:
     source = owner.place(op.operands[0])
-    i, j = op.attr("axis1"), op.attr("axis2")
     target = owner.new_tile(tile_type_of(op.result))
-
-    def put(at: Indices) -> None:
-        turned = list(at)
-        turned[i], turned[j] = turned[j], turned[i]
-        owner.b.store(valid_or_zero(owner, source, tuple(turned)), target.at(owner.b, at))
-
-    each(owner, target.shape, put)
+    order = list(range(len(source.shape)))
+    i, j = op.attr("axis1"), op.attr("axis2")
+    order[i], order[j] = j, i
+    shape, strides, valid = (
+        tuple(own[axis] for axis in order) for own in (source.shape, source.strides, source.valid)
+    )
+    copy_anyhow(owner, target, Place(source.address, source.dtype, shape, strides, valid))
     give(owner, op, target)
 
 
@@ -108,20 +104,50 @@ def emit_reshape(owner: FunctionEmitter, op: Op) -> None:
             owner.env[op.result] = alias
             return
     target = owner.new_tile(tile_type_of(op.result))
+    if source.all_valid and source.is_dense and gcd(source.shape[-1], shape[-1]) > 1:
+        _reshape_by_pieces(owner, target, source)
+    else:
+        _reshape_by_elements(owner, target, source)
+    give(owner, op, target)
+
+
+def _reshape_by_pieces(owner: FunctionEmitter, target: Place, source: Place) -> None:
+    """The longest pieces of rows that are whole in both shapes."""
+    b, rows = owner.b, RowEmitter(owner)
+    length = gcd(source.shape[-1], target.shape[-1])
+
+    def piece(place: Place, number: ir.Value) -> Place:
+        """The piece of that number as a row."""
+        many = const(I64, place.shape[-1] // length)
+        row, at = b.sdiv(number, many), b.mul(b.srem(number, many), const(I64, length))
+        address = place.at(b, _indices(owner, row, place.shape[:-1], at))
+        return Place(address, place.dtype, (1, length), (0, place.dtype.nbytes), (1, length))
+
+    with counted(b, 0, prod(source.shape) // length, name="piece") as loop:
+        rows.copy(piece(target, loop.i), piece(source, loop.i))
+
+
+def _reshape_by_elements(owner: FunctionEmitter, target: Place, source: Place) -> None:
     b = owner.b
 
     def put(at: Indices) -> None:
         flat: ir.Value = const(I64, 0)
         for i, n in zip(at, source.shape, strict=True):
             flat = b.add(b.mul(flat, const(I64, n)), value_of(i))
-        where: list[Extent] = []
-        for n in reversed(shape):
-            where.insert(0, b.srem(flat, const(I64, n)))
-            flat = b.sdiv(flat, const(I64, n))
-        b.store(valid_or_zero(owner, source, at), target.at(b, where))
+        b.store(valid_or_zero(owner, source, at), target.at(b, _indices(owner, flat, target.shape)))
 
     each(owner, source.shape, put)
-    give(owner, op, target)
+
+
+def _indices(
+    owner: FunctionEmitter, flat: ir.Value, shape: Sequence[int], *more: Extent
+) -> Indices:
+    """Where the element of that number in row-major order is, and `more` behind it."""
+    b, where = owner.b, list(more)
+    for n in reversed(shape):
+        where.insert(0, b.srem(flat, const(I64, n)))
+        flat = b.sdiv(flat, const(I64, n))
+    return tuple(where)
 
 
 def _strides_of(source: Place, shape: Sequence[int]) -> tuple[int, ...]:
@@ -149,7 +175,7 @@ def emit_concat(owner: FunctionEmitter, op: Op) -> None:
     first, second = (owner.place(x) for x in op.operands)
     target = owner.new_tile(tile_type_of(op.result))
     for source, column in ((first, 0), (second, first.shape[1])):
-        _copy_elements(owner, owner.cut(target, [0, column], source.shape), source)
+        RowEmitter(owner).copy(owner.cut(target, [0, column], source.shape), source)
     give(owner, op, target)
 
 
@@ -175,7 +201,7 @@ def emit_extract(owner: FunctionEmitter, op: Op) -> None:
         owner.env[op.result] = window
         return
     target = owner.new_tile(tile_type_of(op.result))
-    gather_elements(owner, target, window)
+    copy_anyhow(owner, target, window)
     give(owner, op, target)
 
 

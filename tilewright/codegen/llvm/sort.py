@@ -1,4 +1,4 @@
-"""Sorting pairs of a value and its index: ranks within runs of 32, merges beyond.
+"""Sorting pairs of a value and its index: ranks within runs of 32, merges from both ends beyond.
 
 A pair is one 64-bit word with the value in its low bits, so moving it keeps every bit. x goes before y
 where x is larger, or a NaN and y is not; everything else is a tie, and ties keep their order.
@@ -25,12 +25,13 @@ from tilewright.codegen.llvm.types import (
     define,
     intrinsic,
     memory_type,
+    minimum,
     offset,
     once,
-    splat,
+    shuffle,
     vector,
 )  # fmt: skip
-from tilewright.dtypes import FP16, DType
+from tilewright.dtypes import DType
 from tilewright.ir.nodes import Op
 from tilewright.ir.ops.sort import PAIR_BYTES, RUN, pair_lanes
 from tilewright.ir.typed import tile_type_of
@@ -84,28 +85,39 @@ def _sort_run(owner: FunctionEmitter, dtype: DType) -> ir.Function:
         lanes = Lanes(b, owner.machine)
         load = b.load(values, typ=vector(memory_type(dtype), RUN))
         load.align = dtype.nbytes
-        keys = lanes.widen(dtype, load)
-        sound = b.fcmp_ordered("ord", keys, keys)
+        ranks = b.alloca(vector(I32, RUN))
+        b.store(_ranks(lanes, _orders(lanes, lanes.widen(dtype, load))), ranks)
         with counted(b, 0, RUN, name="value") as loop:
             address = offset(b, values, b.mul(loop.i, const(I64, dtype.nbytes)))
             element = b.load(address, typ=memory_type(dtype))
-            key = lanes.widen(dtype, element)
-            all_key = splat(b, key, RUN)
-            ahead = b.and_(
-                b.fcmp_unordered(">", keys, all_key),
-                splat(b, b.fcmp_ordered("ord", key, key), RUN),
-            )
-            behind = b.and_(b.fcmp_unordered(">", all_key, keys), sound)
-            earlier = b.sub(b.shl(const(I32, 1), b.trunc(loop.i, I32)), const(I32, 1))
-            tied = b.and_(b.not_(b.bitcast(behind, I32)), earlier)
-            first = b.or_(b.bitcast(ahead, I32), tied)
-            rank = b.zext(lanes.call("ctpop", I32, first), I64)
+            rank = b.zext(_index_of(b, ranks, loop.i), I64)
             _store_pair(b, pairs, rank, element, _index_of(b, index, loop.i))
         b.ret_void()
         return fn
 
     name = f"sort_run.{dtype.name}"
     return once(owner.module, name, emit)
+
+
+def _orders(lanes: Lanes, keys: ir.Value) -> ir.Value:
+    """FP32 as integers in the order of sorting: both zeros are one, and so are all NaN, above the rest."""
+    b = lanes.b
+    bits = b.bitcast(b.fadd(keys, lanes.same(keys, 0.0)), lanes.like(I32, keys))
+    turned = b.lshr(b.ashr(bits, lanes.same(bits, 31)), lanes.same(bits, 1))
+    sound = b.fcmp_ordered("ord", keys, keys)
+    return b.select(sound, b.xor(bits, turned), lanes.same(bits, 0x7FFFFFFF))
+
+
+def _ranks(lanes: Lanes, orders: ir.Value) -> ir.Value:
+    """For each of a run, how many go before it: what is larger, and of its equals those that come earlier."""
+    b = lanes.b
+    less = b.sub(orders, lanes.same(orders, 1))
+    ranks: ir.Value = lanes.same(orders, 0)
+    for j in range(RUN):
+        one = shuffle(b, orders, orders, [j] * RUN)
+        beside = shuffle(b, orders, less, [i + RUN if i > j else i for i in range(RUN)])
+        ranks = b.sub(ranks, b.sext(b.icmp_signed(">", one, beside), ranks.type))
+    return ranks
 
 
 def _index_of(b: ir.IRBuilder, index: ir.Value, i: ir.Value) -> ir.Value:
@@ -179,7 +191,9 @@ class _Merger:
 
 
 def _merge_two(owner: FunctionEmitter, dtype: DType) -> ir.Function:
-    """`(ptr a, i64 na, ptr b, i64 nb, ptr out)`: no branch depends on the values."""
+    """`(ptr a, i64 na, ptr b, i64 nb, ptr out)`, from both ends at once, so that one step need not wait for the
+    other. No branch depends on the values: as many steps as the shorter rest has pairs exhaust neither list.
+    """
     name = f"merge.{dtype.name}"
 
     def emit() -> ir.Function:
@@ -192,42 +206,65 @@ def _merge_two(owner: FunctionEmitter, dtype: DType) -> ir.Function:
         body = b.append_basic_block("body")
         b.branch(head)
         b.position_at_end(head)
-        i, j = b.phi(I64, "i"), b.phi(I64, "j")
-        both = b.and_(b.icmp_signed("<", i, count), b.icmp_signed("<", j, other))
-        b.cbranch(both, body, after)
+        starts = (const(I64, 0), const(I64, 0), count, other)
+        ends = [b.phi(I64) for _ in starts]
+        i, j, i_end, j_end = ends
+        left, right = b.sub(i_end, i), b.sub(j_end, j)
+        steps = minimum(b, left, right)
+        b.cbranch(b.icmp_signed(">", steps, const(I64, 0)), body, after)
         b.position_at_end(body)
-        x, y = _pair(b, first, i), _pair(b, second, j)
-        take = _before(b, _key(lanes, dtype, y), _key(lanes, dtype, x))
-        b.store(b.select(take, y, x), _pair_at(b, out, b.add(i, j))).align = 4
-        moved = b.zext(take, I64)
-        for phi, step in ((i, b.sub(const(I64, 1), moved)), (j, moved)):
-            phi.add_incoming(const(I64, 0), entry)
-            phi.add_incoming(b.add(phi, step), body)
+        with counted(b, 0, steps, 1, ends, name="step") as loop:
+            loop.next = _both_ends(lanes, dtype, first, second, out, loop.carried)
+        for phi, start, end in zip(ends, starts, loop.results, strict=True):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(end, b.block)
         b.branch(head)
         b.position_at_end(after)
-        for source, done, size in ((first, i, count), (second, j, other)):
-            left = b.mul(b.sub(size, done), const(I64, PAIR_BYTES))
-            _copy(b, _pair_at(b, out, b.add(i, j)), _pair_at(b, source, done), left)
+        into = _pair_at(b, out, b.add(i, j))
+        for source, done, size in ((first, i, left), (second, j, right)):
+            some = b.select(b.icmp_signed(">", size, const(I64, 0)), size, const(I64, 0))
+            _copy(b, into, _pair_at(b, source, done), b.mul(some, const(I64, PAIR_BYTES)))
         b.ret_void()
         return fn
 
     return once(owner.module, name, emit)
 
 
+def _both_ends(
+    lanes: Lanes,
+    dtype: DType,
+    first: ir.Value,
+    second: ir.Value,
+    out: ir.Value,
+    ends: list[ir.Value],
+) -> list[ir.Value]:
+    """The foremost pair of what is left of both lists, and the last one; of equals the first list's is before."""
+    b, one = lanes.b, const(I64, 1)
+    i, j, i_end, j_end = ends
+    x, y = _pair_at(b, first, i), _pair_at(b, second, j)
+    take = _before(b, _key(lanes, dtype, y), _key(lanes, dtype, x))
+    b.store(_pair(b, b.select(take, y, x)), _pair_at(b, out, b.add(i, j))).align = 4
+    i_last, j_last = b.sub(i_end, one), b.sub(j_end, one)
+    x, y = _pair_at(b, first, i_last), _pair_at(b, second, j_last)
+    keep = _before(b, _key(lanes, dtype, y), _key(lanes, dtype, x))
+    b.store(_pair(b, b.select(keep, x, y)), _pair_at(b, out, b.add(i_last, j_end))).align = 4
+    moved, kept = b.zext(take, I64), b.zext(keep, I64)
+    return [b.sub(b.add(i, one), moved), b.add(j, moved), b.sub(i_end, kept), b.add(j_last, kept)]
+
+
 def _pair_at(b: ir.IRBuilder, pairs: ir.Value, i: ir.Value) -> ir.Value:
     return offset(b, pairs, b.mul(i, const(I64, PAIR_BYTES)))
 
 
-def _pair(b: ir.IRBuilder, pairs: ir.Value, i: ir.Value) -> ir.Value:
-    load = b.load(_pair_at(b, pairs, i), typ=I64)
+def _pair(b: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    load = b.load(address, typ=I64)
     load.align = 4
     return load
 
 
 def _key(lanes: Lanes, dtype: DType, pair: ir.Value) -> ir.Value:
-    b = lanes.b
-    bits = b.trunc(pair, I16 if dtype == FP16 else I32)
-    return lanes.widen(dtype, b.bitcast(bits, memory_type(dtype)))
+    """The value of the pair at an address."""
+    return lanes.widen(dtype, lanes.b.load(pair, typ=memory_type(dtype)))
 
 
 def _copy(b: ir.IRBuilder, target: ir.Value, source: ir.Value, nbytes: ir.Value) -> None:
