@@ -14,7 +14,7 @@ from ir_programs import same_bits
 from qkv_layers import CFG, OUTPUTS, TOKENS, assert_same, by_kernel, module, values, x
 
 from tilewright import bound as bound_module
-from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.errors import ArgumentError, ArgumentValueError, KernelError
 from tilewright.models.deepseek_v4 import ops, q_proj_rope
 from tilewright.models.deepseek_v4.config import ROPES, Rope
 from tilewright.models.deepseek_v4.module import QKVProjRope, buffers
@@ -291,3 +291,43 @@ def test_several_python_threads_share_one_packing(
     assert not any(caller.is_alive() for caller in callers)
     assert wrong == []
     assert len(packed) == 3
+
+
+# What would be memory that nobody has written, or a token somewhere else
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: module()(x(3).float()), "x is torch.float32, wanted torch.bfloat16"),
+        (lambda: module()(x(3), 1.5), "start_pos is 1.5, wanted a whole number"),
+        (lambda: module()(x(3), torch.arange(2)), "start_pos is tensor([0, 1]), wanted"),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3) + 0.5),
+            "position_ids is torch.float32, wanted integers",
+        ),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3) > 1),
+            "position_ids is torch.bool, wanted integers",
+        ),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3, device="meta")),
+            "position_ids is on meta, x on cpu",
+        ),
+        (lambda: module().to("meta")(x(3)), "attn_norm is on meta, x on cpu"),
+        (lambda: QKVProjRope(CFG, rope="yran"), "rope is 'yran', wanted one of 'plain', 'yarn'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_kernel_can_take_is_named(call: Any, message: str):
+    with pytest.raises(KernelError) as caught:
+        call()
+    assert message in caught.value.message
+
+
+def test_a_module_made_on_the_meta_device_is_whole_once_it_is_loaded():
+    wanted = module()(x(3), start_pos=5)
+    with torch.device("meta"):
+        loaded = QKVProjRope(CFG)
+    loaded.to_empty(device="cpu").load_state_dict(module().state_dict())
+    with torch.device("meta"):  # which is no reason to look for tokens there
+        assert_same(loaded(x(3), start_pos=5), wanted)

@@ -163,16 +163,27 @@ def located(
         raise ArgumentError(
             f"x is {list(x.shape)}, wanted [T, {cfg.hidden_size}] or [B, S, {cfg.hidden_size}]"
         )
+    if x.dtype != torch.bfloat16:
+        raise ArgumentError(f"x is {x.dtype}, wanted torch.bfloat16", help="x.to(torch.bfloat16)")
     lead = x.shape[:-1]
     if position_ids is None:
+        if not _is_whole(start_pos):
+            raise ArgumentError(f"start_pos is {start_pos}, wanted a whole number")
         last = cfg.max_positions - lead[-1]
         if start_pos < 0 or start_pos > last:
             raise ArgumentValueError(
                 f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
             )
-        position_ids = torch.arange(lead[-1]) + start_pos
+        position_ids = torch.arange(lead[-1], device=x.device) + start_pos
     elif tuple(position_ids.shape) not in (tuple(lead), tuple(lead[-1:])):
         raise ArgumentError(
             f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
         )
     return x.reshape(-1, x.shape[-1]), position_ids.expand(lead).reshape(-1), lead
+
+
+def _is_whole(start_pos: object) -> bool:
+    """Whether it is no fraction, and one number."""
+    if isinstance(start_pos, Tensor):
+        return start_pos.dim() == 0 and not start_pos.is_floating_point()
+    return not isinstance(start_pos, float)

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewright.models.deepseek_v4.config import INT8_AMAX_FLOOR, INT8_SCALE_MAX, Config, Rope
+from tilewright.errors import ArgumentValueError
+from tilewright.models.deepseek_v4.config import (
+    INT8_AMAX_FLOOR,
+    INT8_SCALE_MAX,
+    ROPES,
+    Config,
+    Rope,
+)
 
 # 127 * 127 * 1024 < 2**24: an FP32 sum of that many INT8 products is exact whatever its order.
 EXACT_K = 1024
@@ -218,7 +225,10 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
     multiplied in here.
     """
     dim = cfg.rope_dim
-    pair = torch.arange(dim // 2, dtype=torch.float64)
+    if rope not in ROPES:
+        raise ArgumentValueError(f"rope is {rope!r}, wanted one of {', '.join(map(repr, ROPES))}")
+    # Numbers, and no weights: also where a model is made on the meta device.
+    pair = torch.arange(dim // 2, dtype=torch.float64, device="cpu")
     theta = cfg.rope_theta if rope == "plain" else cfg.compress_rope_theta
     frequencies = theta ** (-2.0 * pair / dim)
     if rope == "plain":
