@@ -55,7 +55,9 @@ def fresh(kernel: str, preset: str, folder: str) -> dict[str, float]:
     """`once` in a process of its own."""
     command = [sys.executable, __file__, "--once", "--kernel", kernel, "--preset", preset]
     environment = {**os.environ, "TILEWRIGHT_CACHE": "1", "TILEWRIGHT_CACHE_DIR": folder}
-    environment["PYTHONPYCACHEPREFIX"] = folder  # bytecode is there for the second, as when installed
+    environment["PYTHONPYCACHEPREFIX"] = (
+        folder  # bytecode is there for the second, as when installed
+    )
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     seconds: dict[str, float] = json.loads(done.stdout)
