@@ -270,6 +270,25 @@ def test_slots_of_a_paged_cache_are_those_of_the_blocks_that_a_sequence_owns():
         paged_slots(torch.tensor([3, 4, 5]), torch.tensor([0, -1]), 4)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: paged_slots(torch.tensor([-2]), torch.tensor([3]), 4), "position_ids has -2;"),
+        (lambda: window_slots(torch.tensor([-2]), 4), "position_ids has -2;"),
+        (lambda: window_slots(torch.tensor([0.5]), 4), "position_ids is torch.float32, wanted"),
+        (lambda: paged_slots(torch.tensor([1]), torch.tensor([3]), 0), "block_size is 0, wanted"),
+        (
+            lambda: paged_slots(torch.tensor([[1]]), torch.tensor([3]), 4),
+            "blocks is [1], wanted [1, N]",
+        ),
+    ],
+)
+def test_what_has_no_slot_is_refused_and_not_given_another(call: Any, message: str):
+    with pytest.raises(KernelError) as caught:
+        call()
+    assert message in caught.value.message
+
+
 def test_a_ring_takes_only_the_newest_of_a_call():
     assert window_slots(torch.arange(4, 10), 4).tolist() == [-1, -1, 2, 3, 0, 1]
     batch = torch.tensor([[5, 6, 7], [0, 1, -1]])

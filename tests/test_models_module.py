@@ -15,7 +15,7 @@ from ir_programs import same_bits
 from qkv_layers import CFG, OUTPUTS, TOKENS, assert_same, by_kernel, module, values, x
 
 from tilewright import bound as bound_module
-from tilewright.errors import ArgumentError, ArgumentValueError
+from tilewright.errors import ArgumentError, ArgumentValueError, KernelError
 from tilewright.models.deepseek_v4 import ops, q_proj_rope
 from tilewright.models.deepseek_v4.accuracy import drawn_layer
 from tilewright.models.deepseek_v4.config import DEMO, ROPES, Rope
@@ -339,10 +339,10 @@ def test_a_meta_device_takes_the_shapes_and_keeps_the_dtypes():
     ("change", "complaint"),
     [
         ({"x": torch.zeros(2, CFG.hidden_size)}, "x is torch.float32, wanted torch.bfloat16"),
-        ({"start_pos": 5.5}, "positions are torch.float32, wanted integers"),
+        ({"start_pos": 5.5}, "start_pos is 5.5, wanted a whole number"),
         (
             {"position_ids": torch.tensor([1.0, 2.0])},
-            "positions are torch.float32, wanted integers",
+            "position_ids is torch.float32, wanted integers",
         ),
         (
             {"start_pos": 3, "position_ids": torch.tensor([1, 2])},
@@ -362,3 +362,43 @@ def test_a_rope_and_a_query_that_there_are_not_are_refused():
         QKVProjRope(CFG, rope="yarnn")
     with pytest.raises(ArgumentValueError, match="query is 'int4', wanted 'int8' or 'bf16'"):
         drawn_layer(DEMO, 0).arguments("int4")
+
+
+# What would be memory that nobody has written, or a token somewhere else
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: module()(x(3).float()), "x is torch.float32, wanted torch.bfloat16"),
+        (lambda: module()(x(3), 1.5), "start_pos is 1.5, wanted a whole number"),
+        (lambda: module()(x(3), torch.arange(2)), "start_pos is tensor([0, 1]), wanted"),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3) + 0.5),
+            "position_ids is torch.float32, wanted integers",
+        ),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3) > 1),
+            "position_ids is torch.bool, wanted integers",
+        ),
+        (
+            lambda: module()(x(3), position_ids=torch.arange(3, device="meta")),
+            "position_ids is on meta, x on cpu",
+        ),
+        (lambda: module().to("meta")(x(3)), "attn_norm is on meta, x on cpu"),
+        (lambda: QKVProjRope(CFG, rope="yran"), "rope is 'yran', wanted 'plain' or 'yarn'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_kernel_can_take_is_named(call: Any, message: str):
+    with pytest.raises(KernelError) as caught:
+        call()
+    assert message in caught.value.message
+
+
+def test_a_module_made_on_the_meta_device_is_whole_once_it_is_loaded():
+    wanted = module()(x(3), start_pos=5)
+    with torch.device("meta"):
+        loaded = QKVProjRope(CFG)
+    loaded.to_empty(device="cpu").load_state_dict(module().state_dict())
+    with torch.device("meta"):  # which is no reason to look for tokens there
+        assert_same(loaded(x(3), start_pos=5), wanted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,3 +237,30 @@ def test_a_gradient_is_refused_and_not_left_out():
     logits = model(tokens(1, 8)).logits
     with pytest.raises(ArgumentValueError, match="gradient through the attention front end"):
         logits.sum().backward()
+
+
+def test_a_patched_model_can_be_pickled_and_copied(model: Any):
+    ids = tokens(1, 12)
+    patch(model)
+    wanted = model(ids).logits
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert same_bits(other(ids).logits, wanted)
+        other.model.layers[0].self_attn.kv_proj.weight.neg_()
+        assert not torch.equal(other(ids).logits, wanted), (
+            "it computes with the layers that it came from"
+        )
+        assert unpatch(other) == len(TYPES)
+    assert same_bits(model(ids).logits, wanted)
+
+
+def test_a_patched_layer_has_no_graph_break(model: Any):
+    """By the eager back end, which only follows the calls."""
+    patch(model)
+    layer = model.model.layers[0].self_attn
+    hidden = torch.randn(1, 9, 256)
+    positions = torch.arange(9)[None]
+    angles = {"main": model.model.rotary_emb(hidden, positions, layer_type="main")}
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    got, _ = compiled(hidden, angles, positions, None)
+    wanted, _ = layer(hidden, angles, positions, None)
+    assert same_bits(got, wanted)

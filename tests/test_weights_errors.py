@@ -152,6 +152,21 @@ def test_weights_that_are_large_but_finite_are_no_mistake(tmp_path):
     open_checkpoint(folder).layer(1)
 
 
+@pytest.mark.parametrize(
+    ("there", "too"),
+    [
+        ("layers.1.attn.wq_a.scale", "layers.1.attn.wq_a.weight_scale_inv"),
+        ("layers.1.attn.kv_norm.weight", "layers.1.attn.norm.weight"),
+    ],
+)
+def test_two_tensors_for_one_thing_are_refused(tmp_path, there, too):
+    def change(tensors):
+        tensors[too] = tensors[there].clone()
+
+    error = complaint(edit(written(tmp_path / "c"), change))
+    assert error.message == f"model.safetensors: {too}: found it beside {there}, wanted one of them"
+
+
 def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     def change(tensors):
         del tensors["layers.1.attn.kv_norm.weight"]
@@ -280,6 +295,8 @@ def nested(**changes: dict[str, Any]) -> dict[str, Any]:
         ({"head_dim": True}, "head_dim: found True, wanted a whole number above 0"),
         ({"head_dim": -128}, "head_dim: found -128, wanted a whole number above 0"),
         ({"rms_norm_eps": 0}, "rms_norm_eps: found 0, wanted a number above 0"),
+        ({"rope_theta": float("nan")}, "rope_theta: found nan, wanted a number above 0"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps: found inf, wanted a number above 0"),
         ({"q_lora_rank": 100}, "q_lora_rank: found 100, wanted a multiple of 64"),
         ({"qk_rope_head_dim": 31}, "qk_rope_head_dim: found 31, wanted an even number below 128"),
         (

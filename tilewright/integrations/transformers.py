@@ -12,7 +12,7 @@ is FP32. cos and sin are those that the model computes, hence any RoPE that it i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,8 +53,9 @@ def patch(model: nn.Module) -> int:
     for name, layer in layers:
         _check(name, layer)
     for _, layer in layers:
-        # Beside the class's own method: a module keeps plain attributes out of its state.
-        layer.forward = MethodType(_forward, layer)
+        # Beside the class's own method: a module keeps plain attributes out of its state. A bound method
+        # would be pickled as a name that the layer does not have.
+        layer.forward = partial(_forward, layer)
         setattr(layer, MARK, True)
     return len(layers)
 

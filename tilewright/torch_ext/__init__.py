@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.torch_ext.custom_op import refuse_gradient, register
+from tilewright.torch_ext.custom_op import on_one_device, refuse_gradient, register
 from tilewright.torch_ext.packs import Packs
 
-__all__ = ["Packs", "refuse_gradient", "register"]
+__all__ = ["Packs", "on_one_device", "refuse_gradient", "register"]

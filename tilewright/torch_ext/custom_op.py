@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, NoReturn
 
 import torch
@@ -78,6 +80,33 @@ def refuse_gradient(op: CustomOpDef, name: str) -> None:
         op.register_autograd(refuse)
 
 
+def on_one_device(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """A fake implementation that refuses tensors of several devices."""
+    signature = inspect.signature(fake)
+
+    @wraps(fake)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _check_devices(signature.bind(*args, **kwargs).arguments)
+        return fake(*args, **kwargs)
+
+    return checked
+
+
+def _check_devices(given: Mapping[str, Any]) -> None:
+    """Torch calls a fake, and not the kernel, as soon as one argument is on the meta device.
+
+    Results on the device of another would then be memory that nobody has written.
+    """
+    tensors = [(name, value) for name, value in given.items() if isinstance(value, Tensor)]
+    for name, tensor in tensors[1:]:
+        first, other = tensors[0]
+        if tensor.device != other.device:
+            raise ArgumentError(
+                f"{name} is on {tensor.device}, {first} on {other.device}",
+                help="kernels run on the CPU: all tensors have to be there",
+            )
+
+
 class _Form:
     """One kernel in one of the two forms.
 
@@ -146,6 +175,7 @@ class _Form:
     def fake(self, *args: Any) -> Any:
         """The results without values; the arguments are tensors without data."""
         given: dict[str, Any] = dict(zip((p.name for p in self.taken), args, strict=True))
+        _check_devices(given)
         if self.functional:
             shapes = self._shapes(given)
             for p in self.written:

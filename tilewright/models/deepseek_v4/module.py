@@ -198,12 +198,14 @@ def located(
         raise ArgumentError(f"x is {x.dtype}, wanted torch.bfloat16", help="x.bfloat16()")
     lead = x.shape[:-1]
     if position_ids is None:
+        if not _is_whole(start_pos):
+            raise ArgumentError(f"start_pos is {start_pos}, wanted a whole number")
         last = cfg.max_positions - lead[-1]
         if start_pos < 0 or start_pos > last:
             raise ArgumentValueError(
                 f"start_pos is {start_pos}, wanted 0 to {last} for {lead[-1]} tokens"
             )
-        position_ids = torch.arange(lead[-1]) + start_pos
+        position_ids = torch.arange(lead[-1], device=x.device) + start_pos
     elif start_pos != 0:
         raise ArgumentError(
             f"start_pos is {start_pos} and position_ids is given too",
@@ -214,5 +216,12 @@ def located(
             f"position_ids is {list(position_ids.shape)}, wanted {list(lead)}: one for each token"
         )
     if position_ids.is_floating_point():
-        raise ArgumentError(f"positions are {position_ids.dtype}, wanted integers")
+        raise ArgumentError(f"position_ids is {position_ids.dtype}, wanted integers")
     return x.reshape(-1, x.shape[-1]), position_ids.expand(lead).reshape(-1), lead
+
+
+def _is_whole(start_pos: object) -> bool:
+    """Whether it is no fraction, and one number."""
+    if isinstance(start_pos, Tensor):
+        return start_pos.dim() == 0 and not start_pos.is_floating_point()
+    return not isinstance(start_pos, float)

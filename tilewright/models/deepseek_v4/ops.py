@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from tilewright.bound import BoundKernel
-from tilewright.errors import ArgumentValueError
+from tilewright.errors import ArgumentError, ArgumentValueError
 from tilewright.models.deepseek_v4 import normed_qkv_proj_rope as normed
 from tilewright.models.deepseek_v4 import q_proj_rope as query
 from tilewright.models.deepseek_v4 import qkv_proj_rope_cached as cached
 from tilewright.models.deepseek_v4.config import NO_SLOT, PADDING, SCALE_BLOCK, T_CHUNK, Config
 from tilewright.models.deepseek_v4.reference import quantize_rows, rope_turned
 from tilewright.models.deepseek_v4.slots import check_cache, check_slots
-from tilewright.torch_ext import Packs, refuse_gradient
+from tilewright.torch_ext import Packs, on_one_device, refuse_gradient
 
 # Sizes of calls per doubling. A kernel is compiled for its number of tokens: with four sizes a doubling,
 # 30 programs do for every number up to T_CHUNK, and at most a quarter of a call's rows are for nothing.
@@ -52,7 +52,8 @@ def qkv_proj_rope(
     Raises ArgumentValueError for a position outside -1 … max_positions - 1 before anything runs.
     """
     rows = tokens_at(position_ids, max_positions)
-    nowhere = torch.full((len(x),), NO_SLOT), x.new_empty(1, 1, wkv.shape[1])
+    slots = torch.full((len(x),), NO_SLOT, device=x.device)
+    nowhere = slots, x.new_empty(1, 1, wkv.shape[1])
     return _project(
         x, position_ids, attn_norm, wq_a, q_norm, wq_b, wq_b_scale, wkv, kv_norm, frequencies, eps, rows,
         *nowhere,
@@ -114,9 +115,11 @@ def _project(
     return q, kv, qr, qr_scale
 
 
+@on_one_device
 def _projected_like(
     x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
-    wq_b_scale: Tensor, wkv: Tensor, *others: object,
+    wq_b_scale: Tensor, wkv: Tensor, kv_norm: Tensor, frequencies: Tensor, eps: float, max_positions: int,
+    slots: Tensor | None = None, cache: Tensor | None = None,
 ) -> QKV:  # fmt: skip
     """The results of both operators without values."""
     T, HEAD_DIM = x.shape[0], wkv.shape[1]
@@ -174,6 +177,7 @@ def q_proj_rope(
 
 
 @q_proj_rope.register_fake
+@on_one_device
 def _(
     x: Tensor, position_ids: Tensor, attn_norm: Tensor, wq_a: Tensor, q_norm: Tensor, wq_b: Tensor,
     wq_b_scale: Tensor, head_dim: int, frequencies: Tensor, eps: float, max_positions: int,
@@ -232,6 +236,7 @@ def attention_front_end(
 
 
 @attention_front_end.register_fake
+@on_one_device
 def _(
     x_norm: Tensor, cos: Tensor, sin: Tensor, q_a: Tensor, q_norm: Tensor, q_b: Tensor, kv: Tensor,
     kv_norm: Tensor, eps: float,
@@ -275,7 +280,15 @@ def _row(gain: Tensor) -> Tensor:
 
 
 def tokens_at(position_ids: Tensor, max_positions: int) -> Tensor | None:
-    """The rows [N] that are tokens, None for all; ArgumentValueError for a position out of range."""
+    """The rows [N] that are tokens, None for all.
+
+    Raises ArgumentError for positions that are no integers, ArgumentValueError for one out of range.
+    """
+    if position_ids.is_floating_point() or position_ids.dtype == torch.bool:
+        raise ArgumentError(
+            f"position_ids is {position_ids.dtype}, wanted integers",
+            help="position_ids.to(torch.int64)",
+        )
     if not position_ids.numel():
         return None
     low, high = (int(x) for x in position_ids.aminmax())
@@ -310,17 +323,20 @@ def in_chunks(
     integers with -1, which is no position and no slot; what it gives for them is not in the outputs.
     Memory beside the outputs is that of one call, however many tokens there are.
     """
-    rows = len(inputs[0])
+    rows, device = len(inputs[0]), inputs[0].device  # whatever the default device is
     tokens = rows if where is None else len(where)
     whole = tokens - tokens % T_CHUNK
     last = call_size(tokens - whole) if tokens > whole else 0
     if where is None:  # the rows of the last call lie behind the end of the outputs
-        made = [torch.empty(whole + last, *shape, dtype=dtype) for shape, dtype in outputs]
+        made = [
+            torch.empty(whole + last, *shape, dtype=dtype, device=device)
+            for shape, dtype in outputs
+        ]
         part = made
     else:
-        made = [torch.zeros(rows, *shape, dtype=dtype) for shape, dtype in outputs]
+        made = [torch.zeros(rows, *shape, dtype=dtype, device=device) for shape, dtype in outputs]
         size = min(whole + last, T_CHUNK)
-        part = [torch.empty(size, *shape, dtype=dtype) for shape, dtype in outputs]
+        part = [torch.empty(size, *shape, dtype=dtype, device=device) for shape, dtype in outputs]
     for first in range(0, whole + last, T_CHUNK):
         size = min(T_CHUNK, whole + last - first)
         if where is None:

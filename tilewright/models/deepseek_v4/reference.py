@@ -227,7 +227,10 @@ def rope_frequencies(cfg: Config, rope: Rope) -> Tensor:
     if rope not in ROPES:
         raise ArgumentValueError(f"rope is {rope!r}, wanted {' or '.join(map(repr, ROPES))}")
     dim = cfg.rope_dim
-    pair = torch.arange(dim // 2, dtype=torch.float64)
+    if rope not in ROPES:
+        raise ArgumentValueError(f"rope is {rope!r}, wanted one of {', '.join(map(repr, ROPES))}")
+    # Numbers, and no weights: also where a model is made on the meta device.
+    pair = torch.arange(dim // 2, dtype=torch.float64, device="cpu")
     theta = cfg.rope_theta if rope == "plain" else cfg.compress_rope_theta
     frequencies = theta ** (-2.0 * pair / dim)
     if rope == "plain":

@@ -16,8 +16,17 @@ def paged_slots(position_ids: Tensor, blocks: Tensor, block_size: int) -> Tensor
 
     position_ids [S] or [B, S], -1 for rows that are no tokens: their slot is -1. blocks [N] or [B, N]: the block
     of the cache that holds a sequence's positions n * block_size and up.
-    Raises ArgumentValueError for a position past the last block and for one whose block is negative.
+    Raises ArgumentError, ArgumentValueError for blocks of other sequences, for a position that cannot be or is
+    past the last block, and for one whose block is negative.
     """
+    _check_positions(position_ids)
+    if block_size < 1:
+        raise ArgumentValueError(f"block_size is {block_size}, wanted at least 1")
+    if blocks.shape[:-1] != position_ids.shape[:-1]:
+        wanted = [*position_ids.shape[:-1], "N"]
+        raise ArgumentError(
+            f"blocks is {list(blocks.shape)}, wanted [{', '.join(map(str, wanted))}]: those of each sequence"
+        )
     token = position_ids != PADDING
     last = int(position_ids.max()) if position_ids.numel() else PADDING
     if last >= blocks.shape[-1] * block_size:
@@ -42,8 +51,9 @@ def window_slots(position_ids: Tensor, window: int, rings: Tensor | None = None)
     A ring keeps the last `window` positions of one sequence, position p in row p % window. rings: the ring
     of each token, shaped like position_ids; without it row b of position_ids [B, S] has ring b, and [S] ring 0.
     Tokens that a later one of the same call would overwrite have slot -1, as have rows with position -1.
-    Raises ArgumentError, ArgumentValueError for rings of another shape and a window of no rows.
+    Raises ArgumentError, ArgumentValueError for rings of another shape, a window of no rows, and what is no position.
     """
+    _check_positions(position_ids)
     if window < 1:
         raise ArgumentValueError(f"window is {window}, wanted at least 1")
     if rings is None:
@@ -62,6 +72,17 @@ def window_slots(position_ids: Tensor, window: int, rings: Tensor | None = None)
     newest.scatter_reduce_(0, ring.flatten(), position.flatten(), "amax")
     kept = token & (position > newest[ring] - window)
     return torch.where(kept, ring * window + position % window, NO_SLOT)
+
+
+def _check_positions(position_ids: Tensor) -> None:
+    if position_ids.is_floating_point() or position_ids.dtype == torch.bool:
+        raise ArgumentError(f"position_ids is {position_ids.dtype}, wanted integers")
+    low = int(position_ids.min()) if position_ids.numel() else PADDING
+    if low < PADDING:
+        raise ArgumentValueError(
+            f"position_ids has {low}; positions are 0 and up",
+            help=f"{PADDING} marks a row that is no token",
+        )
 
 
 # -- what a call refuses ---------------------------------------------------------------------------

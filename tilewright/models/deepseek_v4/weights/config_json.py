@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tilewright.models.deepseek_v4.config import (
     KV_TILE,
@@ -118,7 +119,7 @@ class _Reader:
         value = data.get(name)
         whole = not any(PLAIN_FIELDS.get(f, f) == name for f in FLOATS) and name != "factor"
         good = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not good or not value or value < 0:
+        if not good or not value or value < 0 or not isfinite(value):
             kind = "a whole number above 0" if whole else "a number above 0"
             self.odd(path + name, "nothing" if value is None else repr(value), kind)
             return 0
@@ -131,7 +132,7 @@ class _Reader:
         for label in ("main", "compress"):
             part = nested.get(label)
             share = part.get("partial_rotary_factor") if isinstance(part, dict) else None
-            if share is not None and (not _is_share(share) or int(head_dim * share) != dim):
+            if share is not None and not (_is_share(share) and int(head_dim * share) == dim):
                 wanted = f"{dim / head_dim:g}: {dim} of {head_dim} channels"
                 path = f"rope_parameters.{label}.partial_rotary_factor"
                 self.odd(path, repr(share), wanted)
@@ -226,7 +227,7 @@ class _Reader:
             self.odd("qk_rope_head_dim", str(cfg.rope_dim), f"an even number below {cfg.head_dim}")
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: Any) -> TypeGuard[float]:
     return isinstance(value, float) and 0 < value <= 1
 
 

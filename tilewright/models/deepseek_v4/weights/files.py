@@ -217,7 +217,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         reason = f"a JSON {type(value).__name__}"
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         value, reason = None, str(error)
     if not isinstance(value, dict):
         raise CheckpointError(

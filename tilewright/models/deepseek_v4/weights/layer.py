@@ -178,7 +178,7 @@ def stored_layer(
     parts: dict[str, Stored] = {}
     for role, shape in shapes(cfg).items():
         names = found.layout.candidates(found.prefix, number, role)
-        name = next((n for n in names if n in tensors.names), None)
+        name = _only(tensors, names, problems)
         if name is None:
             problems.add(
                 f"{tensors.file_of(names[0])}: {names[0]}",
@@ -208,7 +208,7 @@ def _find_scale(
 ) -> None:
     """The block scales of an FP8 weight; a wide one must have none."""
     names = scale_names(weight.name)
-    name = next((n for n in names if n in tensors.names), None)
+    name = _only(tensors, names, problems)
     if weight.dtype == FP8 and name is None:
         problems.add(
             f"{weight.file}: {names[0]}",
@@ -228,6 +228,15 @@ def _find_scale(
         if stored is not None:
             parts[f"{role}.scale"] = stored
             _check(stored, SCALE_DTYPES, shape, problems)
+
+
+def _only(tensors: Tensors, names: list[str], problems: Problems) -> str | None:
+    """The one of these names that there is; two would be two tensors for one thing."""
+    there = [name for name in names if name in tensors.names]
+    if len(there) > 1:
+        where = f"{tensors.file_of(there[1])}: {there[1]}"
+        problems.add(where, f"it beside {there[0]}", "one of them", AGAIN)
+    return there[0] if there else None
 
 
 def _check(
