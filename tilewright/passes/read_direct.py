@@ -34,7 +34,8 @@ class _Flattener:
         self.flat: dict[Value, Value] = {}  # a load's result -> what takes its place
 
     def rewrite(self, op: Op) -> Op | Replace | None:
-        if op.name == "reshape" and op.operands[0] in self.flat.values():
+        same = op.name == "reshape" and op.operands[0].type == op.result.type
+        if same and op.operands[0] in self.flat.values():  # not one that puts axes back
             return Replace((), {op.result: op.operands[0]})
         drop = self.axes_to_drop(op) if op.name == "load" else None
         if not drop:
