@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)  ## compile the DeepSeek-V4 prefill kernel, run it, check it against Torch
 	$(BIN)/tilewright check prefill_qkv_proj_rope --start-pos 128
 
-test: lint  ## everything CI runs: formatter, linter, types, tests
-	$(BIN)/python -m pytest
+test: lint  ## everything CI runs: formatter, linter, types, tests on all cores, four at most
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 quick: $(STAMP)  ## the tests that take no time
 	$(BIN)/python -m pytest -m 'not slow' -x

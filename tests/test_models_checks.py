@@ -98,7 +98,7 @@ def test_rows_whose_x_norm_fell_the_other_way_are_explained_and_counted(values):
     assert rows == (3,)
     reports = judged(actual, golden, moved)
     assert all(report.passed for report in reports.values())
-    assert reports["kv"].notes == ("1 rows judged from x_norm rounded the other way",)
+    assert reports["kv"].notes == ("1 row judged from x_norm rounded the other way",)
 
 
 @pytest.mark.parametrize("error", [1e-2, -1e-2])
@@ -143,7 +143,7 @@ def test_q_is_judged_from_the_codes_emitted(values, golden):
     actual["q"] = reference.q_from(actual["qr"], actual["qr_scale"], cos, sin, values, DEMO)
     reports = judged(actual, golden, values)
     assert all(report.passed for report in reports.values())
-    assert reports["q"].notes == ("1 rows judged from the codes emitted",)
+    assert reports["q"].notes == ("1 row judged from the codes emitted",)
     stale = {**actual, "q": golden["q"]}
     assert not judged(stale, golden, values)["q"].passed
 
@@ -252,7 +252,7 @@ def test_a_latent_one_step_away_is_allowed_and_q_judged_from_it(wide):
     actual["q"] = reference.q_from_bf16(actual["qr"], cos, sin, wide, DEMO)
     reports = judged_wide(actual, wide)
     assert all(report.passed for report in reports.values())
-    assert reports["q"].notes == ("1 rows judged from the latent emitted",)
+    assert reports["q"].notes == ("1 row judged from the latent emitted",)
 
 
 def test_rows_whose_x_norm_fell_the_other_way_are_explained_in_bf16(wide):
@@ -264,7 +264,7 @@ def test_rows_whose_x_norm_fell_the_other_way_are_explained_in_bf16(wide):
     q = reference.q_from_bf16(qr, cos, sin, moved, DEMO)
     reports = judged_wide({"q": q, "kv": kv, "qr": qr}, moved)
     assert all(report.passed for report in reports.values())
-    assert reports["kv"].notes == ("1 rows judged from x_norm rounded the other way",)
+    assert reports["kv"].notes == ("1 row judged from x_norm rounded the other way",)
 
 
 def truncated_latent(out, values):
