@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-CODE   := $(wildcard tilewright tests benchmarks examples docs/generate.py)
+CODE   := $(wildcard tilewright tests benchmarks examples docs/*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test quick fuzz lint format clean

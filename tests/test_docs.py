@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -31,41 +30,40 @@ WRITTEN = (
 PATH = re.compile(r"`([\w/]+/(?:\w+\.\w+)?|\w+\.(?:py|md))`")
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules beside the pages can be imported."""
+    monkeypatch.syspath_prepend(DOCS)
 
 
 @pytest.mark.parametrize("name", ["passes.md", "operators.md", "api.md", "files.md"])
-def test_a_generated_page_is_up_to_date(name: str):
-    page = dict(generator().pages())[name]
+def test_a_generated_page_is_up_to_date(scripts, name: str):
+    page = dict(importlib.import_module("generate").pages())[name]
     assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python docs/generate.py`"
 
 
-def test_everything_that_programs_may_use_is_explained():
-    assert not generator().undocumented(), "write a docstring for each of them"
+def test_everything_that_programs_may_use_is_explained(scripts):
+    assert not importlib.import_module("interface").undocumented(), (
+        "write a docstring for each of them"
+    )
 
 
-def test_every_file_says_what_it_is_for():
-    made = generator()
+def test_every_file_says_what_it_is_for(scripts):
+    made = importlib.import_module("generate")
     files = (ROOT / "tilewright").rglob("*.py")
     silent = [str(f.relative_to(ROOT)) for f in files if not made.first_paragraph(f)]
     assert not silent, "begin each of them with a docstring: docs/files.md lists them"
 
 
-def test_the_python_interface_names_what_the_packages_export():
+def test_the_python_interface_names_what_the_packages_export(scripts):
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     for package in (tilewright, tilewright.golden, tilewright.torch_ext, weights):
         missing = [name for name in package.__all__ if f"`{name}`\n" not in page]
         assert not missing, package.__name__
 
 
-def test_every_operator_has_a_test_that_runs_it_both_ways():
-    made = generator()
+def test_every_operator_has_a_test_that_runs_it_both_ways(scripts):
+    made = importlib.import_module("generate")
     untested = [
         word.spellings[0]
         for word in made.operator_words()
