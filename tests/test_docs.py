@@ -55,7 +55,7 @@ def test_every_file_says_what_it_is_for(scripts):
     assert not silent, "begin each of them with a docstring: docs/files.md lists them"
 
 
-def test_the_python_interface_names_what_the_packages_export(scripts):
+def test_the_python_interface_names_what_the_packages_export():
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     for package in (tilewright, tilewright.golden, tilewright.torch_ext, weights):
         missing = [name for name in package.__all__ if f"`{name}`\n" not in page]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pass_programs import assert_native_agrees, assert_pass, assert_unchanged
+from textwrap import dedent
 
+from pass_programs import MACHINE, assert_native_agrees, assert_pass, assert_unchanged
+
+from tilewright.ir.parser import parse
 from tilewright.passes.parallelize import parallelize
 
 BETWEEN_LOOPS = """
@@ -257,3 +260,23 @@ def test_a_region_that_hands_out_a_tensor_is_walked_by_all_threads():
         """,
     )
     assert_native_agrees(text)
+
+
+def test_a_loop_that_adds_to_memory_its_turns_share_is_one_threads():
+    lowered = parallelize(
+        parse(
+            dedent("""
+            func f(%x: tensor<4x8, FP32>, out %y: tensor<1x8, FP32>) {
+              for %i in spmd(0, 4, 1) {
+                at "add" {
+                  %v = load %x[%i, 0] valid [1, 8] {shape = [1, 8]} : tile<1x8, FP32>
+                  store %v to %y[0, 0] valid [1, 8] {atomic = "add", shape = [1, 8]}
+                  yield
+                }
+                yield
+              }
+            }""")
+        ),
+        MACHINE,
+    )
+    assert [op.name for op in lowered.body.ops if op.name != "return"] == ["serial"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -52,6 +53,9 @@ def source_of(kernel: Kernel) -> Source:
     UnsupportedFeatureError when it cannot be found or is no plain `def`.
     """
     code = kernel.function.__code__
+    definition = _in_its_file(kernel.function)
+    if definition is not None:
+        return Source(code.co_filename, definition)
     try:
         lines, first = inspect.getsourcelines(kernel.function)
     except (OSError, IndentationError) as reason:
@@ -76,6 +80,28 @@ def source_of(kernel: Kernel) -> Source:
     raise UnsupportedFeatureError(
         f"the source of {kernel.__name__!r} is no plain function definition", help="decorate a def"
     )
+
+
+def _in_its_file(function: FunctionType) -> ast.FunctionDef | None:
+    """The definition at its line of its file; None where the file is none that Python can read as a whole."""
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    return _definitions(text).get((code.co_firstlineno, code.co_name))
+
+
+@lru_cache(maxsize=64)
+def _definitions(text: str) -> dict[tuple[int, str], ast.FunctionDef]:
+    """Every function of a file by its first line, which is that of its first decorator, and its name."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return {}
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return {
+        (min([node.lineno, *(d.lineno for d in node.decorator_list)]), node.name): node
+        for node in found
+    }
 
 
 @dataclass(frozen=True, slots=True)

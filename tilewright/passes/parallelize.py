@@ -27,7 +27,8 @@ def parallelize(fn: Function, machine: Machine) -> Function:
             that contains a parallel loop or hands out a tensor, a pack that threads share, or an op that
             every thread repeats (checks, fresh tensors and views, and the scalars and loads that ops outside serial
             blocks read).
-    Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread.
+    Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread. A loop with
+            atomic stores is one thread's: they add in the order of its turns.
     """
     builder = Builder(names_in_use(fn))
     return Function(fn.name, fn.params, _orchestrate(fn.body, builder), fn.span)
@@ -35,7 +36,15 @@ def parallelize(fn: Function, machine: Machine) -> Function:
 
 def is_shared(op: Op) -> bool:
     """True for a loop that threads share, or an op that owns one."""
-    return any(inner.name == "for" and inner.attr("kind") in SHARED_LOOPS for inner in ops_in(op))
+    return any(_shares_out(inner) for inner in ops_in(op))
+
+
+def _shares_out(op: Op) -> bool:
+    """True for a loop whose turns threads share. One that adds to memory that turns have in common is not:
+    its additions come in the order of its turns, whatever the number of threads."""
+    if op.name != "for" or op.attr("kind") not in SHARED_LOOPS:
+        return False
+    return not any(inner.attr("atomic") for inner in ops_in(op))
 
 
 def _walked_by_all(op: Op) -> bool:
@@ -61,7 +70,7 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
             out.append(op)
         elif (op.blocks and _walked_by_all(op)) or (op.name in JOINT and id(op) in repeated):
             close(ops[i:])
-            if op.blocks and not (op.name == "for" and op.attr("kind") in SHARED_LOOPS):
+            if op.blocks and not _shares_out(op):
                 op = replace(op, blocks=tuple(_orchestrate(inner, builder) for inner in op.blocks))
             out.append(op)
         elif id(op) in repeated:
