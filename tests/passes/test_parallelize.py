@@ -280,3 +280,25 @@ def test_a_loop_that_adds_to_memory_its_turns_share_is_one_threads():
         MACHINE,
     )
     assert [op.name for op in lowered.body.ops if op.name != "return"] == ["serial"]
+
+
+def test_a_loop_inside_one_that_adds_atomically_is_still_shared_and_that_one_is_not():
+    text = """
+        func f(%x: tensor<64x16, FP32>, out %y: tensor<1x16, FP32>, out %z: tensor<64x16, FP32>) {
+          for %e in parallel(0, 4, 1) {
+            %first = s.mul %e, 16 : INDEX
+            for %i in parallel(0, 16, 1) {
+              %row = s.add %first, %i : INDEX
+              %v = load %x[%row, 0] valid [1, 16] {shape = [1, 16]} : tile<1x16, FP32>
+              store %v to %z[%row, 0] valid [1, 16] {shape = [1, 16]}
+              yield
+            }
+            %w = load %x[%first, 0] valid [1, 16] {shape = [1, 16]} : tile<1x16, FP32>
+            store %w to %y[0, 0] valid [1, 16] {atomic = "add", shape = [1, 16]}
+            yield
+          }
+        }"""
+    (outer,) = [op for op in parallelize(parse(dedent(text)), MACHINE).body.ops if op.name == "for"]
+    (inner,) = [op for op in outer.blocks[0].ops if op.name == "for"]
+    assert (outer.attr("kind"), inner.attr("kind")) == ("range", "parallel")
+    assert [op.name for op in outer.blocks[0].ops].count("serial") == 1

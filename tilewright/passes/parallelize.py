@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tilewright.ir.build import Builder
-from tilewright.ir.nodes import Block, Function, Op, Operand, Value
+from tilewright.ir.nodes import Block, Function, Op, Operand, Value, make_attrs
 from tilewright.ir.ops import lookup
 from tilewright.ir.types import TensorType
-from tilewright.ir.walk import defined_in, free_values, names_in_use, ops_in, substitute
+from tilewright.ir.walk import defined_in, free_values, map_ops, names_in_use, ops_in, substitute
 from tilewright.machine import Machine
 
 SHARED_LOOPS = ("parallel", "spmd")
@@ -27,24 +27,27 @@ def parallelize(fn: Function, machine: Machine) -> Function:
             that contains a parallel loop or hands out a tensor, a pack that threads share, or an op that
             every thread repeats (checks, fresh tensors and views, and the scalars and loads that ops outside serial
             blocks read).
-    Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread. A loop with
-            atomic stores is one thread's: they add in the order of its turns.
+    Leaves: the inside of parallel loops: a parallel loop within one runs in order on its thread. Loops with
+            atomic stores become ranges: they add in the order of their turns.
     """
-    builder = Builder(names_in_use(fn))
-    return Function(fn.name, fn.params, _orchestrate(fn.body, builder), fn.span)
+    ordered: Function = map_ops(fn, _in_order)
+    builder = Builder(names_in_use(ordered))
+    return Function(fn.name, fn.params, _orchestrate(ordered.body, builder), fn.span)
+
+
+def _in_order(op: Op) -> Op | None:
+    """A loop that adds to memory which its turns have in common takes them in order; loops inside that do not
+    are shared all the same."""
+    if op.name != "for" or op.attr("kind") not in SHARED_LOOPS:
+        return None
+    if not any(inner.attr("atomic") for inner in ops_in(op)):
+        return None
+    return replace(op, attrs=make_attrs({**dict(op.attrs), "kind": "range"}))
 
 
 def is_shared(op: Op) -> bool:
     """True for a loop that threads share, or an op that owns one."""
-    return any(_shares_out(inner) for inner in ops_in(op))
-
-
-def _shares_out(op: Op) -> bool:
-    """True for a loop whose turns threads share. One that adds to memory that turns have in common is not:
-    its additions come in the order of its turns, whatever the number of threads."""
-    if op.name != "for" or op.attr("kind") not in SHARED_LOOPS:
-        return False
-    return not any(inner.attr("atomic") for inner in ops_in(op))
+    return any(inner.name == "for" and inner.attr("kind") in SHARED_LOOPS for inner in ops_in(op))
 
 
 def _walked_by_all(op: Op) -> bool:
@@ -70,7 +73,7 @@ def _orchestrate(block: Block, builder: Builder) -> Block:
             out.append(op)
         elif (op.blocks and _walked_by_all(op)) or (op.name in JOINT and id(op) in repeated):
             close(ops[i:])
-            if op.blocks and not _shares_out(op):
+            if op.blocks and not (op.name == "for" and op.attr("kind") in SHARED_LOOPS):
                 op = replace(op, blocks=tuple(_orchestrate(inner, builder) for inner in op.blocks))
             out.append(op)
         elif id(op) in repeated:
