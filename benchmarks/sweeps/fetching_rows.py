@@ -1,6 +1,6 @@
-"""Rows from which on a product asks for the next panel block; a large number fetches nothing."""
+"""Rows from which on a product asks for the next panel block where blocks are narrow; a large number fetches nothing."""
 
 from harness import Constant, main
 
 if __name__ == "__main__":
-    main(Constant("tilewright.codegen.llvm.matmul", "FETCHING_ROWS"), (1, 2, 3, 5, 1 << 20))
+    main(Constant("tilewright.blocking", "FETCHING_ROWS"), (1, 2, 3, 5, 1 << 20))

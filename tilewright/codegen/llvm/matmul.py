@@ -25,11 +25,6 @@ from tilewright.ir.nodes import Op, Operand
 from tilewright.ir.typed import tile_type_of
 from tilewright.ir.types import PanelType, TileType
 
-# Rows from which on a product asks for the next panel block while it works on one. Zen 3, two threads: 2
-# rows 1.26 ms without and 0.94 with, 4 rows 1.77 and 1.41, 128 rows 87.0 and 88.7 % of the peak; one row,
-# which does nothing but read, 0.90 and 0.99 ms.
-FETCHING_ROWS = 2
-
 if TYPE_CHECKING:
     from tilewright.codegen.llvm.function import FunctionEmitter
 
@@ -227,15 +222,16 @@ class Product:
 
     def call(self, block: _Block, r0: ir.Value, m: int) -> None:
         b = self.b
-        fetch = self.tiles if max(self.sizes) >= FETCHING_ROWS else 0
-        microkernel = self.kernel.microkernel(
+        kernel = self.kernel
+        fetch = self.tiles if blocking.fetches(max(self.sizes), kernel.mr, kernel.nr) else 0
+        microkernel = kernel.microkernel(
             self.owner.module, m, block.nr, block.carried, block.side, fetch
         )
         a = offset(b, block.a, b.mul(r0, block.a_pitch))
         c_pitch = const(I64, self.c.strides[0])
         c = offset(b, block.c, b.mul(r0, c_pitch))
         init = self.init
-        if self.kernel.needs_init:
+        if kernel.needs_init:
             init = offset(b, init, b.mul(r0, const(I64, 4)))
         apart = const(I64, self.panel.stride)
         arguments = [a, block.a_pitch, block.panel, c, c_pitch, block.groups, init]
