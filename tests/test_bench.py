@@ -32,9 +32,8 @@ from tilewright.models.deepseek_v4.registry import KERNELS, find
 from tilewright.runtime import engine, threads
 from tilewright.runtime.memory import Pages
 
-FLASH_BYTES = work_of(FLASH, 1).weight_bytes
 GOPS = {"INT8": 1000.0, "BF16": 500.0, "FP32": 250.0}
-ROUND = Peaks(2, GOPS, dict.fromkeys(GOPS, "given"), 40.0, 80.0, FLASH_BYTES)
+ROUND = Peaks(2, GOPS, dict.fromkeys(GOPS, "given"), 40.0)
 
 
 def problem(tokens, kernel="prefill"):
@@ -68,22 +67,14 @@ def test_the_work_of_flash_is_what_the_design_says():
 
 
 def test_a_large_call_is_bound_by_the_sum_of_both_products():
-    limit = roof(work_of(FLASH, 128), ROUND, cold=False)
+    limit = roof(work_of(FLASH, 128), ROUND, read=1e-3)
     assert limit.bound_by == "products"
     assert limit.seconds == pytest.approx(8.589934592 / 1000 + 1.610612736 / 500)
 
 
-def test_a_small_call_is_bound_by_its_weights_and_cold_ones_come_from_memory():
-    work = work_of(FLASH, 1)
-    warm, cold = roof(work, ROUND, cold=False), roof(work, ROUND, cold=True)
-    assert (warm.bound_by, cold.bound_by) == ("memory", "memory")
-    assert cold.seconds == pytest.approx(work.weight_bytes / 40e9)
-    assert warm.seconds == pytest.approx(cold.seconds / 2)
-
-
-def test_a_bandwidth_measured_for_other_weights_is_refused():
-    with pytest.raises(ValueError, match="wanted"):
-        roof(work_of(DEMO, 1), ROUND, cold=False)
+def test_a_small_call_is_bound_by_reading_its_weights():
+    limit = roof(work_of(FLASH, 1), ROUND, read=1e-3)
+    assert (limit.bound_by, limit.seconds) == ("memory", 1e-3)
 
 
 def test_the_better_of_two_measurements_is_taken_figure_by_figure():
@@ -97,7 +88,7 @@ def test_the_better_of_two_measurements_is_taken_figure_by_figure():
     best = before.best(after)
     assert (best.gops["INT8"], best.way["INT8"]) == (1000.0, "before")
     assert (best.gops["BF16"], best.way["BF16"]) == (600.0, "after")
-    assert (best.memory_gbs, best.reread_gbs) == (50.0, 80.0)
+    assert best.memory_gbs == 50.0
 
 
 # -- peaks -----------------------------------------------------------------------------------------
@@ -145,11 +136,11 @@ def test_the_reader_reads_every_byte_once_a_pass(streams):
 def test_every_product_has_a_peak_and_says_what_reached_it(monkeypatch):
     monkeypatch.setattr(peaks, "PATIENCE", 0.002)
     monkeypatch.setattr(peaks, "FAR", 1)
-    found = peaks.measure(1, 1 << 20, replace(host(), l3=1 << 20))
+    found = peaks.measure(1, replace(host(), l3=1 << 20))
     assert set(found.gops) == {"INT8", "BF16", "FP32"}
     assert all(rate > 0 for rate in found.gops.values())
     assert "registers" in found.way["INT8"] or "tile" in found.way["INT8"]
-    assert found.reread_gbs >= found.memory_gbs > 0
+    assert found.memory_gbs > 0
 
 
 # -- timing ----------------------------------------------------------------------------------------
@@ -273,8 +264,8 @@ def test_threads_of_torch_are_given_back():
 def quick(monkeypatch):
     """Peaks are given and bursts are single calls; the kernels and Torch run for real."""
 
-    def given(count, nbytes, machine=None):
-        return replace(ROUND, threads=count, reread_bytes=nbytes)
+    def given(count, machine=None):
+        return replace(ROUND, threads=count)
 
     monkeypatch.setattr(peaks, "measure", given)
     monkeypatch.setattr("tilewright.bench.measure.BURST", 0.0)
@@ -307,6 +298,7 @@ def test_bench_writes_a_row_for_every_size_and_thread_count(quick, tmp_path):
         assert row["passed"]
         assert row["p10_us"] <= row["median_us"] <= row["p90_us"]
         assert row["roofline_share"] == pytest.approx(row["roofline_us"] / row["median_us"])
+        assert row["roofline_us"] >= row["read_us"] > 0
         eager = row["peers"]["torch_eager"]
         assert row["vs_torch_eager"] == pytest.approx(eager["median_us"] / row["median_us"])
         assert 0.97 < eager["within_tolerance"]["q"] <= 1
@@ -391,7 +383,7 @@ def row(tokens, ours, peer, bound=True):
         peers={"torch_<b>": Result(Timing((peer,)), {"q": 0.9}), "gone": Result(skipped="why")},
         roofline_us=100.0,
         bound_by="products",
-        gbs_peak=40.0,
+        read=Timing((50e-6,)),
         ops=1,
         weight_bytes=1,
     )

@@ -147,9 +147,9 @@ def sleeper(monkeypatch):
     monkeypatch.setattr("tilewright.bench.measure.BURST", 0.0)
     monkeypatch.setattr("tilewright.bench.measure.SETTLE", 0.0)
 
-    def given(count, nbytes, machine=None):
+    def given(count, machine=None):
         gops = dict.fromkeys(("INT8", "BF16", "FP32"), 100.0)
-        return peaks.Peaks(count, gops, dict.fromkeys(gops, "given"), 40.0, 80.0, nbytes)
+        return peaks.Peaks(count, gops, dict.fromkeys(gops, "given"), 40.0)
 
     monkeypatch.setattr(peaks, "measure", given)
 

@@ -12,6 +12,8 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from llvmlite import ir
 
@@ -59,16 +61,12 @@ class Peaks:
     gops:       1e9 operations a second by dtype name, a multiply-add being two.
     way:        what reached it.
     memory_gbs: 1e9 bytes a second, read from a buffer FAR times the last-level cache.
-    reread_gbs: the same for `reread_bytes` read over and over, which keeps in the caches what fits
-                there; never below `memory_gbs`.
     """
 
     threads: int
     gops: dict[str, float]
     way: dict[str, str]
     memory_gbs: float
-    reread_gbs: float
-    reread_bytes: int
 
     def best(self, other: Peaks) -> Peaks:
         """The higher of each figure of two measurements of the same."""
@@ -78,19 +76,16 @@ class Peaks:
             gops={name: peaks.gops[name] for name, peaks in higher.items()},
             way={name: peaks.way[name] for name, peaks in higher.items()},
             memory_gbs=max(self.memory_gbs, other.memory_gbs),
-            reread_gbs=max(self.reread_gbs, other.reread_gbs),
         )
 
 
-def measure(count: int, reread_bytes: int, machine: Machine | None = None) -> Peaks:
-    """The peaks of `count` threads on this machine; takes two to three seconds."""
+def measure(count: int, machine: Machine | None = None) -> Peaks:
+    """The peaks of `count` threads on this machine; takes about two seconds."""
     machine = machine or host()
     gops, way = {}, {}
     for dtype in PRODUCTS:
         gops[dtype.name], way[dtype.name] = product_gops(dtype, count, machine)
-    memory = read_gbs(FAR * machine.l3, count)
-    reread = max(memory, read_gbs(reread_bytes, count))
-    return Peaks(count, gops, way, memory, reread, reread_bytes)
+    return Peaks(count, gops, way, read_gbs(FAR * machine.l3, count))
 
 
 # -- products --------------------------------------------------------------------------------------
@@ -199,26 +194,31 @@ def _rate(module: ir.Module, ops: int, count: int, work: Pages, machine: Machine
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def read_gbs(nbytes: int, count: int) -> float:
-    """1e9 bytes a second that `count` threads read from one buffer, over and over."""
-    piece = count * max(STREAMS) * LINE * 8
-    nbytes = piece * -(-nbytes // piece)
-    buffer = Pages(nbytes)
-    ctypes.memset(buffer.address, 1, nbytes)  # untouched pages are all the same page of zeros
-    passes = max(1, LONG_READ // nbytes)
-    best = 0.0
-    for streams in STREAMS:
+class Buffer:
+    """Bytes in huge pages that a team reads, and does nothing else."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.pages = Pages(nbytes)
+        ctypes.memset(self.pages.address, 1, nbytes)  # untouched pages are all one page of zeros
+
+    def reader(self, streams: int, count: int, passes: int = 1) -> Callable[[], None]:
+        """A call that reads it `passes` times on `count` threads, but for what does not divide among them."""
         module = ir.Module("read")
         emit_reader(module, streams)
-        code = engine.load(str(module), ["worker"])
-        words = (ctypes.c_uint64 * (4 + 8 * count))(buffer.address, nbytes, passes)
-        data = ctypes.addressof(words)
+        piece = count * streams * LINE * 8
+        nbytes = self.pages.nbytes // piece * piece
+        words = (ctypes.c_uint64 * (4 + 8 * count))(self.pages.address, nbytes, passes)
+        return partial(self._read, engine.load(str(module), ["worker"]), words, count)
 
-        def run(worker: int = code["worker"], data: int = data) -> None:
-            threads.team(worker, data, count)
+    def _read(self, code: engine.Library, words: Any, count: int) -> None:
+        threads.team(code["worker"], ctypes.addressof(words), count)
 
-        best = max(best, passes * nbytes / fastest(run, 2 * PATIENCE) / 1e9)
-    return best
+
+def read_gbs(nbytes: int, count: int) -> float:
+    """1e9 bytes a second that `count` threads read from one buffer, over and over."""
+    buffer, passes = Buffer(nbytes), max(1, LONG_READ // nbytes)
+    quickest = min(fastest(buffer.reader(s, count, passes), 2 * PATIENCE) for s in STREAMS)
+    return passes * nbytes / quickest / 1e9
 
 
 def emit_reader(module: ir.Module, streams: int) -> ir.Function:

@@ -40,8 +40,8 @@ class Result:
 class Row:
     """One kernel of ours on one problem, and the peers on the same.
 
-    gbs_peak: the bandwidth that the roofline was computed with; bound_by: what the roofline is
-    made of.
+    bound_by: what the roofline is made of. read: of as many bytes as the weights have, in turns with
+    everybody else.
     """
 
     kernel: str
@@ -54,7 +54,7 @@ class Row:
     peers: Mapping[str, Result]
     roofline_us: float
     bound_by: str
-    gbs_peak: float
+    read: Timing
     ops: int
     weight_bytes: int
 
@@ -98,7 +98,7 @@ class Row:
             "roofline_of": self.bound_by,
             "gops": self.ops / self.seconds / 1e9,
             "gbs": self.weight_bytes / self.seconds / 1e9,
-            "gbs_peak": self.gbs_peak,
+            "read_us": self.read.median * US,
             **{f"vs_{name}": self.versus(name) for name in named},
             "within_tolerance": self.within,
             "passed": self.ours.passed,

@@ -24,14 +24,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Roof:
-    """The least seconds of a call, and whether `products` or `memory` takes them.
-
-    gbs: the bandwidth it was computed with, in 1e9 bytes a second.
-    """
+    """The least seconds of a call, and whether `products` or `memory` takes them."""
 
     seconds: float
     bound_by: str
-    gbs: float
 
 
 def work_of(cfg: Config, tokens: int) -> Work:
@@ -41,19 +37,11 @@ def work_of(cfg: Config, tokens: int) -> Work:
     return Work(2 * tokens * up, 2 * tokens * down, 2 * down + up)
 
 
-def roof(work: Work, peaks: Peaks, cold: bool) -> Roof:
-    """The roofline of one call.
+def roof(work: Work, peaks: Peaks, read: float) -> Roof:
+    """The roofline of one call, where reading as many bytes as the weights have takes `read` seconds.
 
-    Products: INT8 and BF16 share the same units, so their times add up. Memory: cold weights come
-    from far; weights that were read a moment ago come as fast as a buffer of their size can be
-    read again, which for those that fit is the speed of the last-level cache.
-
-    Raises ValueError when that was measured for another size.
+    INT8 and BF16 products share the same units, so their times add up.
     """
-    if peaks.reread_bytes != work.weight_bytes:
-        raise ValueError(f"peaks are for {peaks.reread_bytes} bytes, wanted {work.weight_bytes}")
     products = work.int8_ops / peaks.gops["INT8"] + work.bf16_ops / peaks.gops["BF16"]
-    gbs = peaks.memory_gbs if cold else peaks.reread_gbs
-    memory = work.weight_bytes / gbs
-    seconds = max(products, memory) / 1e9
-    return Roof(seconds, "products" if products >= memory else "memory", gbs)
+    seconds = max(products / 1e9, read)
+    return Roof(seconds, "memory" if read > products / 1e9 else "products")

@@ -13,7 +13,7 @@ from typing import Any
 from tilewright.bench import peaks
 from tilewright.bench.budget import Budget, foretell
 from tilewright.bench.engines import PEERS
-from tilewright.bench.measure import in_turns
+from tilewright.bench.measure import Timing, in_turns
 from tilewright.bench.peaks import Peaks
 from tilewright.bench.peers import Run, Unavailable, Weights, torch_threads
 from tilewright.bench.problem import OUTPUTS, WEIGHTS, Outputs, Problem, Problems
@@ -69,13 +69,12 @@ def bench(request: Request, say: Say) -> Report:
     """
     check(request)
     machine, cfg = host(), PRESETS[request.preset]
-    work = work_of(cfg, 1)
-    copies = copies_for(work, machine) if request.cold else 1
+    copies = copies_for(work_of(cfg, 1), machine) if request.cold else 1
     entries = [find(name) for name in request.kernels]
 
     def all_peaks() -> dict[int, Peaks]:
         say(f"peaks of {', '.join(map(str, request.threads))} threads")
-        return {n: peaks.measure(n, work.weight_bytes, machine) for n in request.threads}
+        return {n: peaks.measure(n, machine) for n in request.threads}
 
     before = all_peaks()
     measured: list[Measured] = []
@@ -158,16 +157,17 @@ def describe(machine: Machine, highest: Mapping[int, Peaks]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found for one problem, by who ran it."""
+    """What was found for one problem, by who ran it. read: of as many bytes as the weights have, nothing else done."""
 
     problem: Problem
     threads: int
     results: Mapping[str, Result]
+    read: Timing
 
     def rows(self, cold: bool, highest: Peaks) -> Iterator[Row]:
         """A row of the bound kernel, and one of the unbound kernel if it was measured."""
         work = work_of(self.problem.cfg, self.problem.tokens)
-        limit = roof(work, highest, cold)
+        limit = roof(work, highest, self.read.median)
         peers = {name: found for name, found in self.results.items() if name in PEERS}
         for name in (OURS, UNBOUND):
             if name in self.results:
@@ -182,7 +182,7 @@ class Measured:
                     peers=peers,
                     roofline_us=limit.seconds * 1e6,
                     bound_by=limit.bound_by,
-                    gbs_peak=limit.gbs,
+                    read=self.read,
                     ops=work.int8_ops + work.bf16_ops,
                     weight_bytes=work.weight_bytes,
                 )
@@ -193,7 +193,7 @@ def _measure(request: Request, problem: Problem, threads: int, copies: int, say:
     title = f"{problem.entry.name} {problem.cfg.name} T={problem.tokens} threads={threads}"
     weights = problem.weights(copies)
     say(f"{title}: {OURS}")
-    ways = {OURS: [_bound(problem, w, threads) for w in weights]}
+    ways: dict[str, Sequence[Run]] = {OURS: [_bound(problem, w, threads) for w in weights]}
     if request.unbound:
         ways[UNBOUND] = [_unbound(problem, w, threads) for w in weights]
     judged = {name: _judge_ours(problem, runs) for name, runs in ways.items()}
@@ -205,9 +205,20 @@ def _measure(request: Request, problem: Problem, threads: int, copies: int, say:
         except Unavailable as reason:
             judged[name] = Result(skipped=str(reason))
     say(f"{title}: {request.rounds} rounds")
-    timings = in_turns(ways, request.rounds, request.cold, fewer=fewer)
+    readers = _readers(work_of(problem.cfg, 1).weight_bytes, threads, copies)
+    timings = in_turns({**ways, **readers}, request.rounds, request.cold, fewer=fewer)
     results = {name: replace(found, timing=timings.get(name)) for name, found in judged.items()}
-    return Measured(problem, threads, results)
+    read = min((timings[name] for name in readers), key=lambda timing: timing.median)
+    return Measured(problem, threads, results, read)
+
+
+def _readers(nbytes: int, threads: int, copies: int) -> dict[str, list[Callable[[], None]]]:
+    """Calls that read so many bytes, of as many buffers as there are copies of the weights."""
+    buffers = [peaks.Buffer(nbytes) for _ in range(copies)]
+    return {
+        f"read, {streams} streams": [buffer.reader(streams, threads) for buffer in buffers]
+        for streams in peaks.STREAMS
+    }
 
 
 def _peer(

@@ -193,7 +193,6 @@ def show(report: Report, out: Console) -> None:
         rates = "   ".join(f"{name} {rate:.0f} GOP/s" for name, rate in peaks["gops"].items())
         out.print(
             f"peaks of {peaks['threads']} threads   {rates}   memory {peaks['memory_gbs']:.1f} GB/s"
-            f"   weights again {peaks['reread_gbs']:.1f} GB/s"
         )
     for row_of, rows in groupby(report.rows, key=lambda row: (row.kernel, row.preset)):
         out.print(f"\n[bold]{' '.join(row_of)}[/]")
@@ -203,8 +202,8 @@ def show(report: Report, out: Console) -> None:
             out.print(line, style="dim", soft_wrap=True, markup=False)
     temper = "cold" if report.rows[0].cold else "warm"
     out.print(
-        f"{temper} weights. roof: the least time by products (p) or memory (m). vs: time of each over"
-        " ours. GB/s: of weights. q, kv: elements within tolerance.",
+        f"{temper} weights. roof: the least time by products (p) or memory (m). read: of bytes like the weights',"
+        " nothing else done. vs: time of each over ours. GB/s: of weights. q, kv: elements within tolerance.",
         style="dim",
         soft_wrap=True,
     )
@@ -222,7 +221,11 @@ def _table(rows: list[Row]) -> Table:
         name = "tilewright" if row.bound else "tilewright unbound"
         first = (str(row.tokens), str(row.threads))
         table.add_row(*first, f"[bold]{name}[/]", *_cells(row, row.ours, ours))
-        for peer, result in row.peers.items() if row.bound else ():
+        if not row.bound:
+            continue
+        read = [seconds(row.read.median), *(seconds(row.read.percentile(x)) for x in (0.1, 0.9))]
+        table.add_row("", "", "read", *read, "", f"{row.weight_bytes / row.read.median / 1e9:.1f}")
+        for peer, result in row.peers.items():
             if result.timing is not None:
                 table.add_row("", "", peer, *_cells(row, result, ours))
     return table
