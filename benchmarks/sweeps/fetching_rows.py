@@ -1,4 +1,4 @@
-"""Rows from which on a product asks for the next panel block where blocks are narrow; a large number fetches nothing."""
+"""Rows from which on a product of narrow blocks asks for the next one; a large number fetches nothing."""
 
 from harness import Constant, main
 
