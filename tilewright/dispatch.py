@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilewright import knobs
@@ -27,8 +27,6 @@ PLACES_KEPT = 64  # sets of addresses: an allocator gives the same few again and
 KEPT = 16  # shortcuts of one kernel; each is for one set of shapes, and trying one takes 0.2 us
 
 _facts = attrgetter("dtype", "shape", "is_cpu")
-_is_contiguous = methodcaller("is_contiguous")
-_address = methodcaller("data_ptr")
 _version = attrgetter("_version")
 _tensor = attrgetter("tensor")
 
@@ -126,7 +124,10 @@ class Repeats:
         self._is_tensor = tuple(slot.kind == "tensor" for slot in slots)
         self._fixed = fixed
         self._bound = _Bound()
-        self._plain: frozenset[type] = frozenset()  # types of tensors that do as Torch does
+        # Torch's own, as soon as there is a Torch: types of tensors, and two of their methods.
+        self._plain: frozenset[type] = frozenset()
+        self._is_contiguous: Callable[[Any], bool]
+        self._address: Callable[[Any], int]
         self._known: tuple[_Shortcut, ...] = ()
 
     def call(
@@ -156,9 +157,9 @@ class Repeats:
                 if tensor is not None and tensor._version != one.version:
                     return MISSED
             facts = [*map(_facts, tensors)]
-            if not all(map(_is_contiguous, tensors)):
+            if not all(map(self._is_contiguous, tensors)):
                 return MISSED
-            words = [*map(_address, tensors)]
+            words = [*map(self._address, tensors)]
         except (
             RuntimeError
         ):  # of Torch: a sparse tensor has no address, one of inference no version
@@ -192,7 +193,7 @@ class Repeats:
         del tensors, facts, asked, addresses  # while they are in the caches, not behind the kernel
         words += known.panels
         fresh = fresh_results(known.traced) if known.returned else ()
-        words += map(_address, fresh)
+        words += map(self._address, fresh)
         program.launch([words[i] for i in known.order], memory)
         if not known.returned:
             return None
@@ -220,6 +221,7 @@ class Repeats:
         import torch
 
         self._plain = frozenset((torch.Tensor, torch.nn.Parameter))
+        self._is_contiguous, self._address = torch.Tensor.is_contiguous, torch.Tensor.data_ptr
         held = [one for one in self._fixed if one.tensor is not None]
         held.sort(key=lambda one: one.version is None)
         self._bound = _Bound(
@@ -255,7 +257,7 @@ class Repeats:
             traced=traced,
             watch=Watch(x for x in traced.consulted if x.read is not knobs.zero_reads),
             nbytes=[tensor.nbytes for tensor in tensors],
-            apart={tuple(map(_address, tensors))},
+            apart={tuple(map(self._address, tensors))},
             returned=[places[name] for name in returned],
         )
         others = [known for known in self._known if not _same(known, new)]
