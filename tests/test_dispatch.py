@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -32,23 +31,6 @@ def product(x: pl.Tensor, w: pl.Tensor, by: pl.Scalar[pl.FP32], y: pl.Out[pl.Ten
     with pl.at(level=CORE, name_hint="product"):
         sums = pl.matmul(x[:, :], w[:, :], out_dtype=pl.FP32)
         y[:, :] = pl.add(pl.mul(sums, by), SHIFT + SHIFTS[0])
-
-
-@pl.jit
-def row(x: pl.Tensor, first: pl.Scalar[pl.INT32], up: pl.Scalar[pl.BOOL], y: pl.Out[pl.Tensor]):
-    with pl.at(level=CORE, name_hint="row"):
-        tile = x[first : first + 1, :]
-        if up:
-            y[:, :] = pl.add(tile, 1.0)
-        else:
-            y[:, :] = tile
-
-
-@pl.jit
-def blocks(x: pl.Tensor, count: pl.Scalar[pl.INT32], y: pl.Out[pl.Tensor]):
-    """The number of columns is a constant of the program."""
-    with pl.at(level=CORE, name_hint="blocks"):
-        y[:, 0:count] = pl.add(x[:, 0:count], 1.0)
 
 
 @pl.jit
@@ -92,21 +74,6 @@ class Calls:
 
     def program(self, given: dict[str, Any]) -> NativeProgram:
         return self.kernel.specialize(**self.free(given)).executable
-
-
-@pytest.fixture
-def long(monkeypatch) -> list[str]:
-    """The names of the kernels whose calls went the long way."""
-    taken: list[str] = []
-    for module in map(import_module, ("tilewright.jit", "tilewright.bound")):
-        bind = module.bind
-
-        def noted(kernel: Any, *args: Any, bind: Any = bind, **how: Any) -> Any:
-            taken.append(kernel.__name__)
-            return bind(kernel, *args, **how)
-
-        monkeypatch.setattr(module, "bind", noted)
-    return taken
 
 
 def outcome(call: Callable[[], Any], y: torch.Tensor) -> str:
@@ -453,40 +420,6 @@ def test_created_tensors_are_new_at_every_call(bound: tuple[str, ...], long: lis
         seen.append(y)
     assert len({y.data_ptr() for y in seen}) == 4
     assert len(long) == 1
-
-
-def test_scalars_of_the_run_are_read_anew_and_checked(long: list[str]):
-    x, y = draw((8, 16), torch.float32, 0), torch.zeros(1, 16)
-    row(x, 0, False, y)
-    del long[:]
-    for first in range(8):
-        for up in (False, True):
-            row(x, first, up, y)
-            assert same_bits(y, x[first : first + 1] + up)
-    with pytest.raises(KernelError, match=r"outside|out of|beyond|past"):
-        row(x, 8, False, y)
-    row(x, 3, False, y)
-    assert same_bits(y, x[3:4])
-    assert not long
-    row(x, np.int64(5), False, y)
-    assert same_bits(y, x[5:6]), "what needs converting goes the long way"
-    for wrong, how in ((2**31, "holds"), (True, "must be"), (1.0, "must be")):
-        with pytest.raises(KernelError, match=f"'first'.*{how}"):
-            row(x, wrong, False, y)
-    with pytest.raises(KernelError, match="'up' must be a bool"):
-        row(x, 0, 1, y)
-
-
-def test_a_scalar_that_became_a_constant_tells_programs_apart(long: list[str]):
-    x = torch.ones(2, 32)
-    for turn in range(3):
-        for count in (8, 16, 8, 32):
-            y = torch.zeros(2, 32)
-            blocks(x, count, y)
-            assert y.sum() == 2 * 2 * count
-            if turn == 0 and count == 32:
-                del long[:]
-    assert not long
 
 
 def test_only_so_many_shortcuts_are_kept():
