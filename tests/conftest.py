@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 from kept_code import folder, store, told  # noqa: F401  (fixtures)
+from long_calls import long  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ GROUND = {"errors", "span", "dtypes", "knobs", "listeners", "machine", "blocking
 LOWER = {*GROUND, "ir", "language"}
 ENGINE_ROOM = {"frontend", "passes", "interpreter", "codegen", "runtime"}
 # Arguments are checked, native lowers, compiles and calls, jit launches.
-DRIVERS = {"jit", "arguments", "native", "bound"}
+DRIVERS = {"jit", "arguments", "dispatch", "native", "bound"}
 
 # What each room may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 from tilewright import knobs
 from tilewright.arguments import Bound, Slot, bind, check_annotations, check_overlap, slots_of
+from tilewright.dispatch import MISSED, Repeats, fresh_results, results_of, terms
 from tilewright.errors import ArgumentValueError, CheckFailed, CompilerBug, KernelError
 from tilewright.frontend import (
     NeedsConstant,
     ScalarArgument,
     TensorArgument,
     Traced,
+    Watch,
     check_syntax,
     signature_of,
     trace,
@@ -68,10 +70,11 @@ class Specialization:
 
 @dataclass(slots=True)
 class Entry:
-    """One traced program and what was made of it."""
+    """One traced program and what was made of it; `watch` says whether it still holds."""
 
     traced: Traced
     trace_seconds: float
+    watch: Watch
     ready: dict[str, Specialization] = field(default_factory=dict)
 
 
@@ -80,6 +83,7 @@ class State:
     """What a kernel remembers between calls."""
 
     slots: tuple[Slot, ...]
+    repeats: Repeats
     constants: set[str] = field(default_factory=set)  # scalars that had to become constants
     entries: dict[Any, list[Entry]] = field(default_factory=dict)
 
@@ -166,10 +170,14 @@ class _Launcher:
 
         None in place style; the created tensors in return style.
         """
+        state: State = kernel.specializations.get("state") or state_of(kernel)
+        result = state.repeats.call(args, kwargs, backend, threads)
+        if result is not MISSED:
+            return result
+        asked = terms(backend, threads)
         threads = thread_count(threads)
-        state = state_of(kernel)
         bound = bind(kernel, state.slots, args, kwargs)
-        return launch(kernel, state, bound, chosen_backend(backend), threads)
+        return launch(kernel, state, bound, chosen_backend(backend), threads, asked)
 
     def bind(self, kernel: Kernel, tensors: dict[str, Any], release: bool) -> Any:
         """The kernel with some tensors fixed."""
@@ -224,16 +232,26 @@ def check(kernel: Kernel, *args: Any, **kwargs: Any) -> tuple[KernelError, ...]:
     return ()
 
 
-def launch(kernel: Kernel, state: State, bound: Bound, backend: str, threads: int | None) -> Any:
-    """Run on checked arguments, compiling if need be; what a call gives."""
+def launch(
+    kernel: Kernel,
+    state: State,
+    bound: Bound,
+    backend: str,
+    threads: int | None,
+    asked: tuple[Any, ...] | None = None,
+) -> Any:
+    """Run on checked arguments, compiling if need be; what a call gives.
+
+    asked: the terms of the call, if calls of the kernel like it may go the short way from now on.
+    """
     special = _specialize(kernel, state, bound, backend)
     traced = special.traced
     written = {p.value.name for p in traced.function.params if p.direction != "in"}
     check_overlap(kernel, bound, written)
-    values = [bound.values[s.name] for s in state.slots if s.name not in traced.constants]
+    names = [s.name for s in state.slots if s.name not in traced.constants]
     fresh = fresh_results(traced)
     try:
-        special.run([*values, *fresh], threads)
+        special.run([*(bound.values[name] for name in names), *fresh], threads)
     except (MemoryError, OSError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -242,7 +260,10 @@ def launch(kernel: Kernel, state: State, bound: Bound, backend: str, threads: in
             traced.function.span,
             help="use smaller tiles, or fewer elements in pl.create_tensor",
         ) from error
-    return results_of(traced, bound, fresh)
+    if asked is not None and backend == "native":
+        executable: Any = special.executable
+        state.repeats.remember(asked, threads, bound.values, traced, executable, names)
+    return results_of(traced, bound.values, fresh)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -278,32 +299,10 @@ def thread_count(asked: int | None) -> int | None:
 def state_of(kernel: Kernel) -> State:
     state: State | None = kernel.specializations.get("state")
     if state is None:
-        state = State(slots_of(kernel))
+        slots = slots_of(kernel)
+        state = State(slots, Repeats(slots))
         kernel.specializations["state"] = state
     return state
-
-
-def fresh_results(traced: Traced) -> list[Any]:
-    """The tensors that the kernel creates and returns: its last arguments."""
-    return [_fresh(r.type.shape, r.type.dtype.torch, r.fill) for r in traced.fresh_results]
-
-
-def results_of(traced: Traced, bound: Bound, fresh: Sequence[Any]) -> Any:
-    """What a call gives: None in place style, one tensor or a tuple in return style."""
-    if not fresh:
-        return None
-    made = dict(zip((r.name for r in traced.fresh_results), fresh, strict=True))
-    results = tuple(made[name] if name in made else bound.values[name] for name in traced.returns)
-    return results[0] if len(results) == 1 else results
-
-
-def _fresh(shape: tuple[int, ...], dtype: str | None, fill: float) -> Any:
-    import torch
-
-    assert dtype is not None, "a tensor of this dtype cannot leave a kernel"
-    if fill == 0:
-        return torch.zeros(shape, dtype=getattr(torch, dtype))
-    return torch.full(shape, fill, dtype=getattr(torch, dtype))
 
 
 def _specialize(kernel: Kernel, state: State, bound: Bound, backend: str) -> Specialization:
@@ -366,20 +365,11 @@ def _entry(state: State, bound: Bound) -> Entry | None:
     entries = state.entries.get(key)
     if not entries:
         return None
-    if not _is_stale(entries[0]):
+    if not entries[0].watch.changed():
         return entries[0]
     with compiling:
-        entries[:] = [entry for entry in entries if not _is_stale(entry)]
+        entries[:] = [entry for entry in entries if not entry.watch.changed()]
         return entries[0] if entries else None
-
-
-def _is_stale(entry: Entry) -> bool:
-    """Whether a Python value that the program was made with is another one now."""
-    # A part of every call: any() over a generator takes twice as long.
-    for value in entry.traced.consulted:  # noqa: SIM110
-        if value.changed():
-            return True
-    return False
 
 
 def _find(state: State, bound: Bound, backend: str) -> Specialization | None:
@@ -402,7 +392,7 @@ def _trace(kernel: Kernel, state: State, bound: Bound) -> Entry:
             state.constants.add(needed.parameter)
     for line in traced.prints:
         print(line)
-    entry = Entry(traced, time.perf_counter() - started)
+    entry = Entry(traced, time.perf_counter() - started, Watch(traced.consulted))
     state.entries.setdefault(_key(state, bound), []).append(entry)
     return entry
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tilewright.errors import ArgumentValueError
 
@@ -30,6 +32,8 @@ class Knob:
     @property
     def value(self) -> str:
         """The setting in force; an empty variable is the same as none."""
+        if os.environ.encodekey(self.name) not in _variables:
+            return self.default
         return os.environ.get(self.name) or self.default
 
     def flag(self) -> bool:
@@ -40,6 +44,11 @@ class Knob:
         if text in ("0", "false", "no", "off"):
             return False
         raise ArgumentValueError(f"{self.name} is {self.value!r}", help="set it to 1 or 0")
+
+
+# The dict behind `os.environ`, which raises an exception inside for a variable that is not set. That takes
+# 0.7 us, and a call of a kernel asks for four that hardly ever are.
+_variables: Mapping[Any, Any] = os.environ._data  # type: ignore[attr-defined]
 
 
 BACKEND = Knob(
@@ -108,6 +117,17 @@ KNOBS = (
 )
 
 
+def settings() -> list[Any]:
+    """What the environment says, unread, of the knobs that a call of a kernel depends on; None for nothing.
+
+    They are BACKEND, THREADS, CHECK and BOUNDS, in this order.
+    """
+    return [*map(_variables.get, _OF_CALLS)]
+
+
+_OF_CALLS = [os.environ.encodekey(knob.name) for knob in (BACKEND, THREADS, CHECK, BOUNDS)]
+
+
 def tracebacks() -> bool:
     """Whether to show tracebacks with our own frames."""
     return TRACEBACKS.flag()
@@ -115,20 +135,22 @@ def tracebacks() -> bool:
 
 def backend() -> str:
     """The default back end. ArgumentValueError for an unknown one."""
-    if BACKEND.value not in BACKENDS:
+    chosen = BACKEND.value
+    if chosen not in BACKENDS:
         raise ArgumentValueError(
-            f"{BACKEND.name} is {BACKEND.value!r}", help=f"set it to one of {', '.join(BACKENDS)}"
+            f"{BACKEND.name} is {chosen!r}", help=f"set it to one of {', '.join(BACKENDS)}"
         )
-    return BACKEND.value
+    return chosen
 
 
 def zero_reads() -> bool:
     """Whether a window that overhangs its tensor reads zeros there. ArgumentValueError for another word."""
-    if BOUNDS.value not in BOUNDS_MODES:
+    mode = BOUNDS.value
+    if mode not in BOUNDS_MODES:
         raise ArgumentValueError(
-            f"{BOUNDS.name} is {BOUNDS.value!r}", help=f"set it to {' or '.join(BOUNDS_MODES)}"
+            f"{BOUNDS.name} is {mode!r}", help=f"set it to {' or '.join(BOUNDS_MODES)}"
         )
-    return BOUNDS.value == "zeros"
+    return mode == "zeros"
 
 
 def threads() -> int | None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from tilewright.codegen.llvm.module import NativeModule
 
 PAGE = 4096
+ARGUMENTS_OFFSET = ARGUMENTS * ctypes.sizeof(
+    ctypes.c_uint64
+)  # of the words that a worker is handed
 
 # Elements of work under which waking a team costs more than it brings: 3 to 7 us of waking and a few
 # barriers, against about 1 us for 16 K elements on one thread.
@@ -59,6 +62,7 @@ class NativeProgram:
 
     cached: the code was there already, in this process or on disk.
     small:  a launch uses one thread, whatever it is told to.
+    word_makers: for each of `params`, how its argument becomes a word.
     """
 
     def __init__(self, function: Function, machine: Machine | None = None) -> None:
@@ -74,9 +78,11 @@ class NativeProgram:
             self.record = record.from_json(self._code.header, function)
         self.small = self.record.small
         self.stages = Stages(*self._early, time.perf_counter() - start - sum(self._early))
-        self._pools = _Pools(self.record)
-        self._worker = self._code.library["worker"]
-        self._words = [_word_maker(param.value.type) for param in self.params]
+        # Memory is kept between launches, so that none is allocated while a kernel runs; by number of threads.
+        # No lock: a fork may come while another thread holds it. A list's pop and append are whole.
+        self._idle: dict[int, list[_Memory]] = {}
+        self.word_makers = [_word_maker(param.value.type) for param in self.params]
+        self._pack_words = struct.Struct(f"{len(self.params)}Q").pack_into
 
     def _build(self) -> tuple[dict[str, Any], bytes]:
         """The record of the launch, and object bytes."""
@@ -129,14 +135,36 @@ class NativeProgram:
         The tensors have been checked (tilewright.jit); they are written in place. Raises BoundsError or
         KernelError, with the author's line, when a check of the program fails.
         """
-        threads = 1 if self.small else threads or torch_threads()
-        with self._pools.borrow(threads) as memory:
-            words = memory.words
-            words[ARGUMENTS:] = [word(arg) for word, arg in zip(self._words, args, strict=True)]
-            memory.start()
-            teams.team(self._worker, memory.words_address, threads)
+        words = [make(arg) for make, arg in zip(self.word_makers, args, strict=True)]
+        threads = self.team_size(threads)
+        memory = self.idle_memory(threads)
+        if memory is None:
+            memory = _Memory(self.record, self._code.library["worker"], threads)
+            self._idle.setdefault(threads, [])
+        self.launch(words, memory)
+
+    def team_size(self, threads: int | None) -> int:
+        """How many threads a launch uses that is told to use so many, as many as Torch when None."""
+        return 1 if self.small else threads or torch_threads()
+
+    def idle_memory(self, threads: int) -> _Memory | None:
+        """Memory of an earlier launch on so many threads that no launch uses now; it is the caller's to launch with."""
+        try:
+            return self._idle[threads].pop()
+        except (KeyError, IndexError):
+            return None
+
+    def launch(self, words: Sequence[int], memory: _Memory) -> None:
+        """As `run`, with every argument as the word that the machine code takes; gives the memory back."""
+        try:
+            self._pack_words(memory.words, ARGUMENTS_OFFSET, *words)
+            memory.shared[:] = memory.zeros
+            memory.record[0] = 0
+            memory.run(memory.threads)
             failed = memory.record[0]
             seen = list(memory.record[1:]) if failed else []
+        finally:
+            self._idle[memory.threads].append(memory)
         if failed:
             raise self._failure(self.record.checks[failed - 1], seen)
 
@@ -247,65 +275,33 @@ def code_for(
 
 
 class _Memory:
-    """Arenas, shared block and failure record of one launch at a time."""
+    """Arenas, shared block and failure record of one launch at a time.
 
-    def __init__(self, record: Record, threads: int) -> None:
+    words:  what the worker is handed: where everything is, then the arguments.
+    shared: what threads share, as bytes; a launch fills it with `zeros` first.
+    record: the failed check's number, which a launch sets to 0 first, and what it saw.
+    run:    starts the worker on so many threads.
+    """
+
+    def __init__(self, record: Record, worker: int, threads: int) -> None:
         self.threads = threads
-        self.shared_block = _round_up(shared_bytes(PHASES * threads), PAGE)
-        self.private_stride = _round_up(record.private_bytes, PAGE) + LINE
-        shared = _round_up(record.shared_bytes, PAGE)
-        total = self.shared_block + shared + threads * self.private_stride
-        self._pages = Pages(total)
-        self.sync = self._pages.address
-        self.shared = self.sync + self.shared_block
-        self.private = self.shared + shared
+        used = shared_bytes(PHASES * threads)
+        shared_block = _round_up(used, PAGE)
+        private_stride = _round_up(record.private_bytes, PAGE) + LINE
+        arena = _round_up(record.shared_bytes, PAGE)
+        self._pages = Pages(shared_block + arena + threads * private_stride)
+        self.shared, self.zeros = self._pages.bytes(0, used), bytes(used)
         self.record = (ctypes.c_int64 * RECORD_WORDS)()
-        # What the worker is handed: where everything is, then the arguments.
+        sync = self._pages.address
         self.words = (ctypes.c_uint64 * (ARGUMENTS + len(record.params)))()
         self.words[0:ARGUMENTS] = [
-            self.shared,
-            self.private,
-            self.sync,
+            sync + shared_block,
+            sync + shared_block + arena,
+            sync,
             ctypes.addressof(self.record),
-            self.private_stride,
+            private_stride,
         ]
-        self.words_address = ctypes.addressof(self.words)
-
-    def start(self) -> None:
-        """Before a launch: zero what threads share."""
-        ctypes.memset(self.sync, 0, self.shared_block)
-        self.record[0] = 0
-
-
-class _Pools:
-    """Memory kept between launches, so that none is allocated while a kernel runs; one set a concurrent call."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._idle: dict[int, list[_Memory]] = {}  # by number of threads
-
-    # No lock: a fork may come while another thread holds it. A list's pop and append are whole.
-
-    def borrow(self, threads: int) -> _Loan:
-        try:
-            memory = self._idle[threads].pop()
-        except (KeyError, IndexError):
-            memory = _Memory(self._record, threads)
-        return _Loan(self, memory)
-
-    def give_back(self, memory: _Memory) -> None:
-        self._idle.setdefault(memory.threads, []).append(memory)
-
-
-class _Loan:
-    def __init__(self, pools: _Pools, memory: _Memory) -> None:
-        self._pools, self._memory = pools, memory
-
-    def __enter__(self) -> _Memory:
-        return self._memory
-
-    def __exit__(self, *error: object) -> None:
-        self._pools.give_back(self._memory)
+        self.run = teams.Launch(worker, ctypes.addressof(self.words)).run
 
 
 def compile_native(function: Function, machine: Machine | None = None) -> NativeProgram:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from tilewright.frontend.checking import check_syntax
 from tilewright.frontend.mistakes import NeedsConstant
 from tilewright.frontend.signature import Parameter, signature_of
-from tilewright.frontend.source import Consulted
+from tilewright.frontend.source import Consulted, Watch
 from tilewright.frontend.trace import FreshResult, ScalarArgument, TensorArgument, Traced, trace
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ScalarArgument",
     "TensorArgument",
     "Traced",
+    "Watch",
     "check_syntax",
     "signature_of",
     "trace",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from types import FunctionType
+from functools import cache, lru_cache, partial
+from types import CellType, FunctionType
 from typing import Any
 
 from tilewright.dtypes import DType
@@ -124,6 +125,73 @@ class Consulted:
         return not (now is self.seen or (type(now) is type(self.seen) and now == self.seen))
 
 
+class Watch:
+    """Consulted values, looked at together: a part of every call.
+
+    Globals and values in closures, as nearly all of them are, are compared by identity first.
+    """
+
+    def __init__(self, consulted: Iterable[Consulted]) -> None:
+        groups: dict[Any, list[Consulted]] = {}
+        for value in consulted:
+            groups.setdefault(_source(value), []).append(value)
+        self._others = groups.pop(None, [])
+        self._groups = [
+            (_reader([value.read for value in values]), [_thing(v.seen) for v in values], values)
+            for values in groups.values()
+        ]
+
+    def changed(self) -> bool:
+        """Whether any of the values is another one now; a value that is gone has changed."""
+        try:
+            for read, things, values in self._groups:
+                if not all(map(operator.is_, read(), things)) and _any_changed(values):
+                    return True
+        except (NameError, ValueError):
+            return True
+        return bool(self._others) and _any_changed(self._others)
+
+
+def _any_changed(values: list[Consulted]) -> bool:
+    for value in values:  # noqa: SIM110 (any() over a generator takes twice as long)
+        if value.changed():
+            return True
+    return False
+
+
+def _source(value: Consulted) -> Any:
+    """With what a value can be read together; None if not, or if the same object may have changed, as a list."""
+    seen = value.seen
+    if seen is not None and not isinstance(seen, (bool, int, float, str, DType, _Identity)):
+        return None
+    read = value.read
+    return (
+        id(read.names)
+        if isinstance(read, Global)
+        else type(read)
+        if isinstance(read, Cell)
+        else None
+    )
+
+
+def _reader(reads: list[Any]) -> Callable[[], Iterable[Any]]:
+    """Reads some globals of one module, or some cells.
+
+    Python's own code for a global remembers where in the dict it is: it looks at neither the name nor the
+    table of hashes, which is most of what finding it takes when the caches are cold.
+    """
+    if isinstance(reads[0], Cell):
+        return partial(map, operator.attrgetter("cell_contents"), [read.cell for read in reads])
+    names = ", ".join(read.name for read in reads)
+    found: Callable[[], Iterable[Any]] = eval(f"lambda: ({names},)", reads[0].names)
+    return found
+
+
+def _thing(seen: Any) -> Any:
+    """The object of which `seen` is the frozen form."""
+    return seen.thing if isinstance(seen, _Identity) else seen
+
+
 def frozen(value: Any) -> Any:
     """A value to compare with later: lists are copied, objects stand for themselves."""
     if isinstance(value, (list, tuple)):
@@ -146,17 +214,37 @@ class _Identity:
         return id(self.thing)
 
 
+@dataclass(frozen=True, slots=True)
+class Global:
+    """Reads one name of a namespace."""
+
+    names: dict[str, Any]
+    name: str
+
+    def __call__(self) -> Any:
+        return self.names[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Reads a variable of an enclosing function; ValueError when it has no value."""
+
+    cell: CellType
+
+    def __call__(self) -> Any:
+        return self.cell.cell_contents
+
+
 def enclosing_reader(function: FunctionType, name: str) -> Callable[[], Any] | None:
     """How to read the value that `name` has around a function: in a closure, then among the
     globals.
     """
     free = function.__code__.co_freevars
     if name in free and function.__closure__ is not None:
-        cell = function.__closure__[free.index(name)]
-        return lambda: cell.cell_contents
+        return Cell(function.__closure__[free.index(name)])
     names = function.__globals__
     if name in names:
-        return lambda: names[name]
+        return Global(names, name)
     return None
 
 

@@ -35,6 +35,11 @@ class Pages:
         start = ctypes.addressof(self._view)
         self.address = -(-start // align) * align
 
+    def bytes(self, offset: int, count: int) -> memoryview:
+        """`count` bytes at `offset`, to read and write from Python."""
+        start = self.address - ctypes.addressof(self._view) + offset
+        return memoryview(self._map)[start : start + count]
+
     def words(self, offset: int, count: int) -> ctypes.Array[ctypes.c_int64]:
         """`count` 64-bit words at `offset`, to read and write from Python."""
         array = (ctypes.c_int64 * count).from_address(self.address + offset)

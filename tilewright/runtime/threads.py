@@ -32,22 +32,35 @@ class _Packet(ctypes.Structure):
     _fields_ = [("worker", ctypes.c_void_p), ("data", ctypes.c_void_p)]
 
 
+class Launch:
+    """The worker at an address and its data, made ready to be run many times, one after the other."""
+
+    def __init__(self, worker: int, data: int) -> None:
+        self._packet = _Packet(worker, data)
+        self._packet_address = ctypes.addressof(self._packet)
+        self._alone = partial(Worker(worker), data, 0, 1)
+
+    def run(self, threads: int) -> None:
+        """Run on up to `threads` threads; return when all have. Raises ValueError for less than one."""
+        if threads == 1:
+            self._alone()
+            return
+        if threads < 1:
+            raise ValueError(f"a team of {threads} threads; it needs 1 or more")
+        openmp = None if is_copy() else _openmp()
+        if openmp is None:
+            _pool().run(self._packet.worker, self._packet.data, threads)
+        else:
+            openmp.run(self._packet_address, threads)
+
+
 def team(worker: int, data: int, threads: int) -> None:
     """Run the worker at address `worker` with `data` on up to `threads` threads; return when all
     have.
 
     Raises ValueError for less than one thread. Safe to call from several Python threads at once.
     """
-    if threads < 1:
-        raise ValueError(f"a team of {threads} threads; it needs 1 or more")
-    if threads == 1:
-        Worker(worker)(data, 0, 1)
-        return
-    openmp = None if is_copy() else _openmp()
-    if openmp is None:
-        _pool().run(worker, data, threads)
-    else:
-        openmp.run(worker, data, threads)
+    Launch(worker, data).run(threads)
 
 
 def provider() -> str:
@@ -87,9 +100,9 @@ class OpenMP:
         self._code = engine.load(TRAMPOLINE, ["tw_team_member"], symbols=symbols)
         self._member = self._code["tw_team_member"]
 
-    def run(self, worker: int, data: int, threads: int) -> None:
-        packet = _Packet(worker, data)
-        self._parallel(self._member, ctypes.addressof(packet), threads, 0)
+    def run(self, packet: int, threads: int) -> None:
+        """Run the worker of the packet at that address on up to `threads` threads."""
+        self._parallel(self._member, packet, threads, 0)
 
 
 class Pool:
