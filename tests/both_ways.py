@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def compile_native(function: Function) -> NativeProgram:
 
 def share_even_small(program: NativeProgram) -> None:
     """Let the launches of a program use as many threads as they are told to."""
-    program.record = replace(program.record, small=False)
+    program.small = False
 
 
 GUARD = 256  # bytes on either side of a tensor that nobody may write
