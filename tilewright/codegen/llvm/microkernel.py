@@ -37,6 +37,7 @@ from tilewright.codegen.llvm.types import (
     const_splat,
     counted,
     define,
+    fetch,
     intrinsic,
     offset,
     once,
@@ -345,11 +346,9 @@ class _Tile:
 
     def ask(self, b: ir.IRBuilder, places: list[ir.Value], lines: int) -> None:
         """Bring so many lines of each place into the second-level cache."""
-        prefetch = intrinsic(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        read, second_level, data = const(I32, 0), const(I32, 2), const(I32, 1)
         for place in places:
             for i in range(lines):
-                b.call(prefetch, [offset(b, place, LINE * i), read, second_level, data])
+                fetch(b, offset(b, place, LINE * i))
 
 
 def _emit_rowsum(module: ir.Module, name: str, kernel: Kernel) -> ir.Function:

@@ -130,6 +130,13 @@ def same_place(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
     return builder.asm(ir.FunctionType(PTR, [PTR]), "", "=r,0", [place], side_effect=False)
 
 
+def fetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Ask for the cache line at an address, which need not exist, to come into the second-level cache."""
+    prefetch = intrinsic(builder.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+    read, second_level, data = const(I32, 0), const(I32, 2), const(I32, 1)
+    builder.call(prefetch, [place, read, second_level, data])
+
+
 def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     """A vector with `value` in every lane."""
     kind = vector(value.type, lanes)
