@@ -109,6 +109,28 @@ def projection(options: Options) -> Iterator[Subject]:
         yield Subject(f"prefill {options.preset} T={tokens}", build)
 
 
+def unbound(options: Options) -> Iterator[Subject]:
+    """The prefill kernel that packs its weights in every call, for each number of tokens."""
+    problems = Problems(find("prefill"), PRESETS[options.preset], seed=0)
+    for tokens in options.tokens:
+        problem = problems.of(tokens)
+
+        def build(values: Any = problem.values, problem: Any = problem) -> Run:
+            kernel = problem.entry.build(problem.cfg)
+            kernel.specializations.clear()  # or the code of another value would be found
+            special = kernel.specialize(**values, backend="native")
+            args = [values[param.value.name] for param in special.function.params]
+
+            def run() -> Sequence[Tensor]:
+                special.run(args, options.threads)
+                return [values[name] for name in OUTPUTS]
+
+            run()
+            return run
+
+        yield Subject(f"prefill {options.preset} unbound T={tokens}", build)
+
+
 def of_kernel(name: str, kernel: Any, args: Sequence[Any], options: Options) -> Subject:
     """A small kernel whose last argument is its output."""
 
