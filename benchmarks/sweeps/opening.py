@@ -1,4 +1,4 @@
-"""Lines of the next panel blocks that a tile asks for before it begins, where it does not fetch them whole."""
+"""Lines of the next panel blocks that a tile of narrow blocks asks for before it begins."""
 
 from harness import Constant, main
 

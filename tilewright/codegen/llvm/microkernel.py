@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tilewright.blocking import LANES, register_tile, sides, way_of
+from tilewright.blocking import LANES, WIDE_BLOCK, register_tile, sides, way_of
 from tilewright.codegen.llvm import isa as ways
 from tilewright.codegen.llvm import isa_arm as arm
 from tilewright.codegen.llvm.isa import Isa
@@ -68,15 +68,21 @@ ISAS: dict[str, type[Isa]] = {
 }
 
 LINE = 64  # bytes of a cache line
+PAGE = 4096  # bytes that a processor's prefetcher stays within
 
 # Groups of K in one turn of the loop. Against one, two gain 30 % in the 1 x 4 tile of decode and
 # nothing in large ones; four add 1 % at most and cost a third more compile time
 # (benchmarks/microkernel.py).
 UNROLL = 2
 
-# Lines of what comes next that a tile which does not fetch it whole asks for before it begins: as many as
-# the processor takes to see a new stream by itself. Zen 3, one token, weights from memory: 3 % of the time.
+# Narrow blocks: lines of what comes next that a tile which does not fetch it whole asks for before it begins, as
+# many as the processor takes to see a new stream by itself. Zen 3, one token, weights from memory: 3 % of the time.
 OPENING = 8
+
+# Wide blocks: so many pages ahead a tile of one row asks for the first lines of a page, for the same reason; a tile
+# of more rows, which takes longer for a page, fewer. Zen 4, two threads, one token: 497 us without and 452 with
+# where the weights come from the third level, 3 % where they come from memory; 4 rows 3 % from memory.
+PAGES_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,7 @@ class Kernel:
         `needs_init`.
         side: so many whole blocks at once, `block_bytes` apart.
         fetch: where not 0, bring the first 1 / fetch of what lies at `ahead` into the second-level
-        cache on the way, as much as the panel has (from each of `side` places); else OPENING lines.
+        cache on the way, as much as the panel has (from each of `side` places).
         """
         if not (1 <= m <= self.mr and 1 <= nr <= self.nr):
             raise ValueError(
@@ -281,7 +287,8 @@ class _Tile:
                 places.append(place)
                 sums.append(value)
 
-        if not self.fetch:
+        streams = self.kernel.nr >= WIDE_BLOCK and not self.fetch
+        if not self.fetch and not streams:
             self.ask(b, wanted, OPENING)
         turns = b.and_(k_groups, const(I64, -UNROLL))
         for begin, end, step in ((0, turns, UNROLL), (turns, k_groups, 1)):
@@ -291,6 +298,8 @@ class _Tile:
                 at_panel = b.mul(loop.i, const(I64, self.panel_step))
                 if self.fetch and step > 1:
                     self.bring_closer(b, wanted, at_panel)
+                if streams and step > 1:
+                    self.open_page(b, blocks[0], at_panel)
                 for u in range(step):
                     rows = [offset(b, row, at_a) for row in row_a]
                     here = [[offset(b, at, at_panel) for at in places] for places in blocks]
@@ -343,6 +352,18 @@ class _Tile:
         past = b.udiv(at_panel, const(I64, self.fetch))
         lines = -(-UNROLL * self.panel_step // (LINE * self.fetch))
         self.ask(b, [offset(b, place, past) for place in wanted], lines)
+
+    def open_page(self, b: ir.IRBuilder, starts: list[ir.Value], at_panel: ir.Value) -> None:
+        """A line of a later page of each block; the turns of this page ask for its first ones, one each."""
+        page = b.and_(at_panel, const(I64, -PAGE))
+        lines_a_turn = max(1, UNROLL * self.panel_step // LINE)
+        line = b.udiv(b.sub(at_panel, page), const(I64, lines_a_turn))
+        ahead = max(1, PAGES_AHEAD // self.m) * PAGE
+        self.ask(
+            b,
+            [offset(b, start, b.add(b.add(page, line), const(I64, ahead))) for start in starts],
+            1,
+        )
 
     def ask(self, b: ir.IRBuilder, places: list[ir.Value], lines: int) -> None:
         """Bring so many lines of each place into the second-level cache."""
