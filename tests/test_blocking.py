@@ -14,6 +14,7 @@ from tilewright.blocking import (
     MOST_GROUP_BYTES,
     choose_blocking,
     chunk_rows,
+    fetches,
     panel_fits,
     product_order,
     register_tile,
@@ -143,6 +144,14 @@ def test_a_panel_takes_half_of_the_second_level_cache_at_most() -> None:
     machine = replace(MACHINES["avx512"], l2=MIB)
     assert panel_fits(1024, 512, machine)
     assert not panel_fits(1024, 513, machine)
+
+
+def test_a_wide_block_is_one_stream_and_fetched_where_several_tiles_use_it() -> None:
+    wide, narrow = choose(INT8, MACHINES["avx512"]), choose(INT8, MACHINES["avx2"])
+    assert [wide.side(m) for m in (1, 2, 6)] == [1, 1, 1]
+    assert [fetches(m, wide.mr, wide.nr) for m in (1, 6, 7, 128)] == [False, False, True, True]
+    assert narrow.side(1) > narrow.side(narrow.mr) == 1
+    assert [fetches(m, narrow.mr, narrow.nr) for m in (1, 2, 128)] == [False, True, True]
 
 
 def test_show_prints_every_product_of_a_kernel() -> None:

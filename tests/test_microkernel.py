@@ -11,7 +11,7 @@ import pytest
 from llvmlite import ir
 from native import MACHINES, Native, aligned, draw, machine_named, widened
 
-from tilewright.codegen.llvm.microkernel import LANES, Kernel, choose
+from tilewright.codegen.llvm.microkernel import LANES, OPENING, Kernel, choose
 from tilewright.dtypes import BF16, BOOL, FP16, FP32, INT8, INT32, DType
 from tilewright.machine import Machine, aarch64, avx2, avx512, generic_x86_64
 from tilewright.runtime import engine
@@ -254,6 +254,20 @@ def test_blocks_side_by_side_fit_the_registers(name: str, dtype: DType) -> None:
         kernel.microkernel(module, m, kernel.nr, side=kernel.side(m), fetch=fetch).linkage = ""
         assert vector_spills(engine.assembly(str(module), machine)) == [], m
     assert kernel.side(1) * kernel.nr * LANES // kernel.isa.part >= 4
+
+
+@pytest.mark.parametrize(
+    ("machine", "lines"),
+    [(avx512("avx512vnni"), 1), (avx2(), OPENING)],  # of a later page in every turn; of the next block
+    ids=["avx512", "avx2"],
+)
+def test_a_tile_that_streams_asks_only_for_how_what_comes_next_begins(
+    machine: Machine, lines: int
+) -> None:
+    kernel = choose(INT8, machine)
+    module = ir.Module("tile")
+    kernel.microkernel(module, 1, kernel.nr).linkage = ""
+    assert engine.assembly(str(module), machine).count("\tprefetch") == lines
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def readable(owner: FunctionEmitter, a: Operand, kernel: Kernel) -> Place:
 class Product:
     """One product into `c`, a tile of the arena, whose rows hold whole panel blocks.
 
-    Many rows are cut into register tiles, and K into pieces of `blocking.KC`: every register tile takes a column
+    Many rows are cut into register tiles, and K into pieces (`blocking.piece_of`): every register tile takes a column
     block's piece before the next block is touched, so that a panel streams through the caches once
     while A's rows and C stay in the second level.
     """
@@ -134,7 +134,7 @@ class Product:
         b, kernel, k = self.b, self.kernel, self.panel.k
         self.rows, self.sizes = rows, sizes
         self.tiles = -(-max(sizes) // kernel.mr)  # register tiles at most
-        piece = min(k, blocking.KC) if self.tiles > 1 else k
+        piece = blocking.piece_of(k, kernel.dtype) if self.tiles > 1 else k
         self.init = self.owner.reserve(4 * max(sizes)) if kernel.needs_init else zero(PTR)
         if kernel.widens:
             groups = kernel.k_group * kernel.k_groups(piece)
