@@ -31,7 +31,8 @@ PANEL_SHARE = 0.5
 ROW_SHARE = 0.5
 
 # Bytes of a column's K that all register tiles take before the next ones: a column block's piece of them is an
-# eighth of a second-level cache or less. PRO on Zen 4, 128 tokens, K = 1536 in INT8: 38.3 ms in two pieces, 38.0 in one.
+# eighth of a second-level cache or less. PRO on Zen 4, 128 tokens, K = 1536 in INT8: 37.9 ms in two pieces, 37.7
+# in one.
 KC_BYTES = 2048
 
 # Neighbouring column blocks at once at most; from six on LLVM spills where registers would do.
