@@ -256,9 +256,10 @@ def test_blocks_side_by_side_fit_the_registers(name: str, dtype: DType) -> None:
     assert kernel.side(1) * kernel.nr * LANES // kernel.isa.part >= 4
 
 
+# Lines of a later page in every turn, or of the next block before the first.
 @pytest.mark.parametrize(
     ("machine", "lines"),
-    [(avx512("avx512vnni"), 1), (avx2(), OPENING)],  # of a later page in every turn; of the next block
+    [(avx512("avx512vnni"), 1), (avx2(), OPENING)],
     ids=["avx512", "avx2"],
 )
 def test_a_tile_that_streams_asks_only_for_how_what_comes_next_begins(
