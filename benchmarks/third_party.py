@@ -96,7 +96,7 @@ def calls_recorded() -> Iterator[dict[Any, tuple[Any, Any, list[Any]]]]:
     jit: Any = importlib.import_module("tilewright.jit")  # the package shows the decorator instead
     launch, calls = jit.launch, {}
 
-    def recorded(kernel: Any, state: Any, bound: Any, backend: str, threads: int | None) -> Any:
+    def recorded(kernel: Any, state: Any, bound: Any, *terms: Any) -> Any:
         entry = jit.entry_of(kernel, state, bound)
         if id(entry) not in calls:
             values = [
@@ -104,7 +104,7 @@ def calls_recorded() -> Iterator[dict[Any, tuple[Any, Any, list[Any]]]]:
             ]
             values += jit.fresh_results(entry.traced)
             calls[id(entry)] = (kernel, entry, [copied(x) for x in values])
-        return launch(kernel, state, bound, backend, threads)
+        return launch(kernel, state, bound, *terms)
 
     jit.launch = recorded
     try:
