@@ -65,6 +65,10 @@ def test_a_good_program_passes():
             f"{LOAD}\n%b = fillpad %a valid [4, 8] : tile<4x8, FP32>",
             "attribute 'value' is missing",
         ),
+        (
+            "%b = full {dtype = UINT8, shape = [2, 16], value = -1} : tile<2x16, UINT8>",
+            "-1 is outside UINT8, which holds 0 to 255",
+        ),
         ("%b = neg %x : tensor<4x8, FP32>", "must be a block of data"),
         ("%b = s.add 1, 0.5 : INDEX", "both scalars must be of one kind"),
         ("%b = s.add 1, 0.5:INDEX : INDEX", "is no integer"),

@@ -87,12 +87,14 @@ class Memory(Draws):
 
     def made(self, scope: Scope) -> Tile:
         if self.often(50):
+            dtype = self.pick(DTYPES)
+            low = 0 if dtype.is_integer and not dtype.is_signed else -4
             return Tile(
                 self.op(
                     "full",
                     shape=(self.pick(ROWS), self.pick(COLUMNS)),
-                    dtype=self.pick(DTYPES),
-                    value=self.random.randrange(-4, 5),
+                    dtype=dtype,
+                    value=self.random.randrange(low, 5),
                 )
             )
         if self.often(50):

@@ -26,7 +26,12 @@ def _full(operands: tuple[Operand, ...], attrs: Attrs) -> tuple[Type, ...]:
 
     attrs['fresh']: the author was promised no contents and may not rely on them.
     """
-    return (TileType(tuple(attrs["shape"]), attrs["dtype"]),)
+    dtype, value = attrs["dtype"], attrs.get("value")
+    if value is not None and dtype.is_integer:
+        low, high = dtype.int_range()
+        if not low <= value <= high:
+            raise RuleBroken(f"{value} is outside {dtype}, which holds {low} to {high}")
+    return (TileType(tuple(attrs["shape"]), dtype),)
 
 
 @operator("splat", "scalar")
