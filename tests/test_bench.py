@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import sys
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -131,6 +133,21 @@ def test_the_reader_reads_every_byte_once_a_pass(streams):
         reader = 0 if i < len(words) // 2 else 1
         assert [s.value for s in sums] == [passes * words[i] * (t == reader) for t in range(team)]
         words[i] = 0
+
+
+def test_a_reader_keeps_its_buffer_and_every_copy_of_the_weights_has_one():
+    buffer = peaks.Buffer(10_000, 2)
+    pages, read = weakref.ref(buffer.pages), buffer.reader(1)
+    assert buffer.nbytes >= 10_000
+    del buffer
+    gc.collect()
+    assert pages() is not None
+    read()
+    del read
+    gc.collect()
+    assert pages() is None
+    for calls in run._readers(10_000, 2, copies=3).values():
+        assert len({call.func.__self__.pages.address for call in calls}) == 3
 
 
 def test_every_product_has_a_peak_and_says_what_reached_it(monkeypatch):

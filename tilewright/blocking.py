@@ -188,8 +188,8 @@ def fetches(rows: int, mr: int, nr: int) -> bool:
 
     Wide blocks: where several register tiles use a block, since all but the first leave memory idle. A single
     tile streams, and the processor's prefetcher does that better: what a program asks for holds up the loads
-    behind it. Zen 4, two threads, weights from memory: 4 rows 1.73 ms with and 1.44 without, 8 rows (two
-    tiles) 1.22 and 1.44.
+    behind it. Zen 4, two threads: 4 rows 1.73 ms with and 1.44 without, weights from memory; 8 rows (two tiles)
+    1.14 and 1.38 where the third level has much of them, and the same where they come from memory.
     """
     return rows > mr if nr >= WIDE_BLOCK else rows >= FETCHING_ROWS
 

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from tilewright.codegen.llvm.module import NativeModule
 
 PAGE = 4096
-ARGUMENTS_OFFSET = ARGUMENTS * ctypes.sizeof(
-    ctypes.c_uint64
-)  # of the words that a worker is handed
+# Where the arguments begin in the words that a worker is handed, in bytes.
+ARGUMENTS_OFFSET = ARGUMENTS * ctypes.sizeof(ctypes.c_uint64)
 
 # Elements of work under which waking a team costs more than it brings: 3 to 7 us of waking and a few
 # barriers, against about 1 us for 16 K elements on one thread.

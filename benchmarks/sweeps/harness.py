@@ -114,25 +114,21 @@ def unbound(options: Options) -> Iterator[Subject]:
     problems = Problems(find("prefill"), PRESETS[options.preset], seed=0)
     for tokens in options.tokens:
         problem = problems.of(tokens)
-
-        def build(values: Any = problem.values, problem: Any = problem) -> Run:
-            kernel = problem.entry.build(problem.cfg)
-            kernel.specializations.clear()  # or the code of another value would be found
-            special = kernel.specialize(**values, backend="native")
-            args = [values[param.value.name] for param in special.function.params]
-
-            def run() -> Sequence[Tensor]:
-                special.run(args, options.threads)
-                return [values[name] for name in OUTPUTS]
-
-            run()
-            return run
-
-        yield Subject(f"prefill {options.preset} unbound T={tokens}", build)
+        kernel = problem.entry.build(problem.cfg)
+        args = [problem.values[name] for name in kernel.signature.parameters]
+        outputs = [problem.values[name] for name in OUTPUTS]
+        name = f"prefill {options.preset} unbound T={tokens}"
+        yield of_kernel(name, kernel, args, options, outputs)
 
 
-def of_kernel(name: str, kernel: Any, args: Sequence[Any], options: Options) -> Subject:
-    """A small kernel whose last argument is its output."""
+def of_kernel(
+    name: str,
+    kernel: Any,
+    args: Sequence[Any],
+    options: Options,
+    outputs: Sequence[Tensor] | None = None,
+) -> Subject:
+    """A kernel whose last argument is its output, or that has these."""
 
     def build() -> Run:
         kernel.specializations.clear()  # or the code of another value would be found
@@ -140,7 +136,7 @@ def of_kernel(name: str, kernel: Any, args: Sequence[Any], options: Options) -> 
 
         def run() -> Sequence[Tensor]:
             special.run(args, options.threads)
-            return [args[-1]]
+            return outputs or [args[-1]]
 
         run()
         return run

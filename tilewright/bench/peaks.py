@@ -195,30 +195,32 @@ def _rate(module: ir.Module, ops: int, count: int, work: Pages, machine: Machine
 
 
 class Buffer:
-    """Bytes in huge pages that a team reads, and does nothing else."""
+    """At least `nbytes` bytes in huge pages that `count` threads read, and do nothing else."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.pages = Pages(nbytes)
-        ctypes.memset(self.pages.address, 1, nbytes)  # untouched pages are all one page of zeros
+    def __init__(self, nbytes: int, count: int) -> None:
+        piece = count * max(STREAMS) * LINE * 8  # what divides evenly among threads and streams
+        self.count, self.nbytes = count, piece * -(-nbytes // piece)
+        self.pages = Pages(self.nbytes)
+        ctypes.memset(
+            self.pages.address, 1, self.nbytes
+        )  # untouched pages are all one page of zeros
 
-    def reader(self, streams: int, count: int, passes: int = 1) -> Callable[[], None]:
-        """A call that reads it `passes` times on `count` threads, but for what does not divide among them."""
+    def reader(self, streams: int, passes: int = 1) -> Callable[[], None]:
+        """A call that reads it `passes` times, as `streams` streams a thread. It keeps the buffer alive."""
         module = ir.Module("read")
         emit_reader(module, streams)
-        piece = count * streams * LINE * 8
-        nbytes = self.pages.nbytes // piece * piece
-        words = (ctypes.c_uint64 * (4 + 8 * count))(self.pages.address, nbytes, passes)
-        return partial(self._read, engine.load(str(module), ["worker"]), words, count)
+        words = (ctypes.c_uint64 * (4 + 8 * self.count))(self.pages.address, self.nbytes, passes)
+        return partial(self._read, engine.load(str(module), ["worker"]), words)
 
-    def _read(self, code: engine.Library, words: Any, count: int) -> None:
-        threads.team(code["worker"], ctypes.addressof(words), count)
+    def _read(self, code: engine.Library, words: Any) -> None:
+        threads.team(code["worker"], ctypes.addressof(words), self.count)
 
 
 def read_gbs(nbytes: int, count: int) -> float:
     """1e9 bytes a second that `count` threads read from one buffer, over and over."""
-    buffer, passes = Buffer(nbytes), max(1, LONG_READ // nbytes)
-    quickest = min(fastest(buffer.reader(s, count, passes), 2 * PATIENCE) for s in STREAMS)
-    return passes * nbytes / quickest / 1e9
+    buffer, passes = Buffer(nbytes, count), max(1, LONG_READ // nbytes)
+    quickest = min(fastest(buffer.reader(s, passes), 2 * PATIENCE) for s in STREAMS)
+    return passes * buffer.nbytes / quickest / 1e9
 
 
 def emit_reader(module: ir.Module, streams: int) -> ir.Function:

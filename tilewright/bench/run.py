@@ -214,9 +214,9 @@ def _measure(request: Request, problem: Problem, threads: int, copies: int, say:
 
 def _readers(nbytes: int, threads: int, copies: int) -> dict[str, list[Callable[[], None]]]:
     """Calls that read so many bytes, of as many buffers as there are copies of the weights."""
-    buffers = [peaks.Buffer(nbytes) for _ in range(copies)]
+    buffers = [peaks.Buffer(nbytes, threads) for _ in range(copies)]
     return {
-        f"read, {streams} streams": [buffer.reader(streams, threads) for buffer in buffers]
+        f"read, {streams} streams": [buffer.reader(streams) for buffer in buffers]
         for streams in peaks.STREAMS
     }
 

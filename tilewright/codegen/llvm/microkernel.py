@@ -68,7 +68,7 @@ ISAS: dict[str, type[Isa]] = {
 }
 
 LINE = 64  # bytes of a cache line
-PAGE = 4096  # bytes that a processor's prefetcher stays within
+PAGE = 4096  # bytes; a prefetcher sees the physical pages, whose neighbours need not be ours
 
 # Groups of K in one turn of the loop. Against one, two gain 30 % in the 1 x 4 tile of decode and
 # nothing in large ones; four add 1 % at most and cost a third more compile time
@@ -182,7 +182,8 @@ class Kernel:
         `needs_init`.
         side: so many whole blocks at once, `block_bytes` apart.
         fetch: where not 0, bring the first 1 / fetch of what lies at `ahead` into the second-level
-        cache on the way, as much as the panel has (from each of `side` places).
+        cache on the way, as much as the panel has (from each of `side` places); else only how what comes next
+        begins.
         """
         if not (1 <= m <= self.mr and 1 <= nr <= self.nr):
             raise ValueError(
